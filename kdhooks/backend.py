@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from kdhooks.clock import Clock
 from kdhooks.errors import ModelError
 
 _MODULES = {"pytorch": "kdhooks.torch.backend", "tensorflow": "kdhooks_tf.backend"}
@@ -58,6 +59,12 @@ class Backend(Protocol):
 
     def monitor(self) -> Monitor:
         """An empty monitor."""
+
+    def clock(self) -> Clock:
+        """What counts the losses of a run."""
+
+    def total(self, objective: Any, step: Any, student_loss: Any) -> tuple[Any, tuple[str, ...], list[Any]]:
+        """What `kdhooks.criterion.Objective.total` returns, in the framework's own way of weighing."""
 
     def check_loss(self, loss: Any) -> Any:
         """The user's loss if it is a scalar of this framework; ModelError otherwise."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from kdhooks.errors import ModelError, UsageError
@@ -149,6 +151,15 @@ class Criterion(Protocol):
     terms: Sequence[Term]
 
 
+Weigh = Callable[[Any, Callable[[], Tensor]], tuple[Tensor, Tensor]]
+
+
+def weigh(factor: Any, compute: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """A component and its product with a number; with 1 the very component."""
+    value = compute()
+    return value, value if factor == 1 else factor * value
+
+
 class Objective:
     """The sum over criteria: ``sum of student weights * student_loss + sum of weight * term``.
 
@@ -165,26 +176,30 @@ class Objective:
         self._terms = _unique(self.student_label, [term for criterion in self.criteria for term in criterion.terms])
         self._looks_inside = any(term.layer is not None for term in self._terms)
 
-    def total(self, step: Step, student_loss: Tensor) -> tuple[Tensor, tuple[str, ...], list[Tensor]]:
+    def total(
+        self, step: Step, student_loss: Tensor, weigh: Weigh = weigh
+    ) -> tuple[Tensor, tuple[str, ...], list[Tensor]]:
         """The total loss, and the unweighted components by name; the total stands last among them.
 
         With no term left and a student's weight of exactly 1 the very `student_loss` is returned.
+
+        Args:
+            step: of the loop.
+            student_loss: the loop's own.
+            weigh: computes a component and multiplies it; of a backend whose weights may be tensors.
         """
         index = step.index
         weight = sum(student_weight(index) for student_weight in self._student_weights)
         names, values = [self.student_label], [student_loss]
         # weight 0 drops the loss instead of multiplying it: 0 * inf is not 0
-        total = None if weight == 0 else student_loss if weight == 1 else weight * student_loss
+        total = None if _is_zero(weight) else weigh(weight, lambda: student_loss)[1]
+        live = [(term, factor) for term in self._terms if not _is_zero(factor := term.weight(index))]
         if self._looks_inside:
-            step.demand([term for term in self._terms if term.weight(index) != 0])
-        for term in self._terms:
-            factor = term.weight(index)
-            if factor == 0:
-                continue
-            value = term.compute(step)
+            step.demand([term for term, _ in live])
+        for term, factor in live:
+            value, weighted = weigh(factor, partial(term.compute, step))
             names.append(term.name)
             values.append(value)
-            weighted = value if factor == 1 else factor * value
             if term.balance is not None:
                 weighted = term.balance(step, student_loss, value) * weighted
             total = weighted if total is None else total + weighted
@@ -193,6 +208,11 @@ class Objective:
         names.append("total")
         values.append(total)
         return total, tuple(names), values
+
+
+def _is_zero(factor: Any) -> bool:
+    """Whether a weight is surely 0; a tensor of a graph is not known yet."""
+    return isinstance(factor, Real) and factor == 0
 
 
 def _unique(label: str, terms: Sequence[Term]) -> tuple[Term, ...]:

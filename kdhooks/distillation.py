@@ -93,7 +93,7 @@ class Distillation(Participants):
     @property
     def step(self) -> int:
         """The number that the next loss will have, as schedules count."""
-        return 0 if self._run is None else self._run.step
+        return 0 if self._run is None else self._run.clock.step
 
     @property
     def epoch(self) -> int:
@@ -200,7 +200,7 @@ class Distillation(Participants):
         if target_input is not None:
             raise UsageError("target_input is for domain adaptation, which is not part of this release of kdhooks")
         step = Step(
-            run.step, input, student_output, teacher_output, target, mask, teacher_input, sample_ids, run.teachers
+            run.clock.now(), input, student_output, teacher_output, target, mask, teacher_input, sample_ids, run.teachers
         )
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
@@ -342,7 +342,7 @@ class Distillation(Participants):
     def _judge_last_epoch(self) -> None:
         """`fit()` returns an evaluated student, whatever ``frequency`` says."""
         evaluate = self._evaluator()
-        if self._run is None or self._run.step == 0:
+        if self._run is None or self._run.clock.step == 0:
             logger.warning("nothing was distilled: train_func never called on_after_compute_loss")
         elif evaluate is not None and not (self._run.history and self._run.history[-1]["metrics"]):
             last = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}

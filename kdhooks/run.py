@@ -33,9 +33,8 @@ class Run:
         epoch: the number of the first epoch.
 
     Attributes:
-        step: the number that the next loss will have.
+        clock: counts the losses.
         epoch: the number of the epoch that is under way.
-        steps_in_epoch: losses so far in this epoch.
         attached: between begin and end.
     """
 
@@ -48,8 +47,8 @@ class Run:
         self.best = Best()
         self.hooks = HookList()
         self.monitor = backend.monitor()
-        self.step, self.epoch, self.steps_in_epoch = 0, epoch, 0
-        self.first_epoch = epoch
+        self.clock = backend.clock()
+        self.epoch = self.first_epoch = epoch
         self.attached = False
         self._backend = backend
         self._check_loss = backend.check_loss
@@ -76,16 +75,15 @@ class Run:
 
     def begin_step(self, step: int) -> None:
         """The next loss has this number."""
-        self.step = step
+        self.clock.step = step
         for hook in self.hooks:
             hook.on_step_begin(step)
 
     def loss(self, step: Step, student_loss: Any) -> Any:
         """The total loss of a step; its components go to the monitor."""
-        total, names, values = self.objective.total(step, self._check_loss(student_loss))
+        total, names, values = self._backend.total(self.objective, step, self._check_loss(student_loss))
         self.monitor.record(step.index, names, values)
-        self.step = step.index + 1
-        self.steps_in_epoch += 1
+        self.clock.advance(step.index)
         for hook in self.hooks:
             hook.on_after_compute_loss()
         return total
@@ -105,13 +103,13 @@ class Run:
         seconds = time.perf_counter() - self._began
         losses = self.monitor.end_epoch()
         self.warn_if_bad()
-        record = {"epoch": self.epoch, "steps": self.steps_in_epoch, "losses": losses, **evaluate()}
+        record = {"epoch": self.epoch, "steps": self.clock.steps_in_epoch, "losses": losses, **evaluate()}
         record |= {"learning_rate": learning_rate, "seconds": seconds}
         self.history.append(record)
         for hook in self.hooks:
             hook.on_epoch_end()
         self.epoch += 1
-        self.steps_in_epoch, self._began = 0, time.perf_counter()
+        self.clock.steps_in_epoch, self._began = 0, time.perf_counter()
         return record
 
     def judge(self, student: Any, evaluate: Evaluate, *, epoch: int) -> dict[str, Any]:
@@ -148,9 +146,9 @@ class Run:
         """Plain data and tensors only, so that it loads without unpickling anything."""
         return {
             "version": STATE_VERSION,
-            "step": self.step,
+            "step": self.clock.step,
             "epoch": self.epoch,
-            "steps_in_epoch": self.steps_in_epoch,
+            "steps_in_epoch": self.clock.steps_in_epoch,
             "history": [dict(record) for record in self.history],
             "best": {"score": self.best.score, "epoch": self.best.epoch, "weights": self.best.weights},
             "monitor": self.monitor.state_dict(),
@@ -167,7 +165,8 @@ class Run:
         """
         stateful = self._stateful()
         check_state(state, len(stateful))
-        self.step, self.epoch, self.steps_in_epoch = state["step"], state["epoch"], state["steps_in_epoch"]
+        self.clock.step, self.clock.steps_in_epoch = state["step"], state["steps_in_epoch"]
+        self.epoch = state["epoch"]
         self.history = History(dict(record) for record in state["history"])
         self.best = Best(**state["best"])
         self.monitor.load_state_dict(state["monitor"])

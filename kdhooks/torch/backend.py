@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
-from kdhooks.criterion import Criterion
+from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import KDHooksError, ModelError
 from kdhooks.messages import environment_rank
 from kdhooks.torch.criteria import build_criterion
@@ -111,6 +112,14 @@ class TorchBackend:
     def monitor(self) -> Monitor:
         """An empty monitor."""
         return Monitor()
+
+    def clock(self) -> Clock:
+        """Counts in Python: a step's code runs at every step."""
+        return Clock()
+
+    def total(self, objective: Objective, step: Step, student_loss: Tensor) -> tuple[Any, tuple[str, ...], list[Any]]:
+        """The objective's own total."""
+        return objective.total(step, student_loss)
 
     def check_loss(self, loss: Any) -> Tensor:
         """The user's loss, if it is a scalar tensor."""

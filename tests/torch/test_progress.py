@@ -55,7 +55,7 @@ def test_the_losses_are_read_every_fifty_steps(tmp_path: Path) -> None:
 def count_reads(subject: object, reads: list[int]) -> None:
     run = subject._run  # type: ignore[attr-defined]
     losses = run.losses
-    run.losses = lambda: (reads.append(run.step), losses())[1]
+    run.losses = lambda: (reads.append(run.clock.step), losses())[1]
 
 
 def test_tensorboard_gets_components_rate_and_metrics(tmp_path: Path) -> None:
