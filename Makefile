@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 JOBS   ?= 2
 
 # One thread a process: the tests run in JOBS processes, and threads would fight for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
@@ -18,14 +18,14 @@ help: ## list the targets
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,report,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,tensorflow-cpu,report,dev]'
 	@touch $@
 
 demo: $(READY) ## teacher, student alone and student distilled on digits: a table and a plot
 	$(BIN)/kdhooks demo
 
 test: $(READY) ## the tests that need pip only
-	$(PYTEST) -n $(JOBS) tests/core tests/torch tests/contract tests/docs
+	$(PYTEST) -n $(JOBS) tests/core tests/torch tests/tf tests/contract tests/docs
 
 fashion-mnist: ## install Debian's dataset-fashion-mnist where it is missing
 	@dpkg -s dataset-fashion-mnist >/dev/null 2>&1 || \
