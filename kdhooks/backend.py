@@ -6,6 +6,7 @@ the backend's own module is imported only when a model of it is there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdhooks.clock import Clock
-from kdhooks.errors import ModelError
+from kdhooks.errors import MissingPackageError, ModelError
 
 _MODULES = {"pytorch": "kdhooks.torch.backend", "tensorflow": "kdhooks_tf.backend"}
 
@@ -57,14 +58,17 @@ class Backend(Protocol):
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, before they begin."""
 
-    def monitor(self) -> Monitor:
-        """An empty monitor."""
+    def monitor(self, student: Any) -> Monitor:
+        """An empty monitor, for a run of this student."""
 
-    def clock(self) -> Clock:
-        """What counts the losses of a run."""
+    def clock(self, student: Any) -> Clock:
+        """What counts the losses of a run of this student."""
 
     def total(self, objective: Any, step: Any, student_loss: Any) -> tuple[Any, tuple[str, ...], list[Any]]:
         """What `kdhooks.criterion.Objective.total` returns, in the framework's own way of weighing."""
+
+    def unconverted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that runs as it is written, where the framework rewrites the functions that its own call."""
 
     def check_loss(self, loss: Any) -> Any:
         """The user's loss if it is a scalar of this framework; ModelError otherwise."""
@@ -140,7 +144,26 @@ def backend_of(model: Any) -> Backend:
         raise ModelError(
             f"{type(model).__module__}.{type(model).__qualname__} is neither a torch.nn.Module nor a Keras model"
         )
+    if framework == "tensorflow":
+        check_keras(model)
     return load_backend(framework)
+
+
+def check_keras(model: Any) -> None:
+    """ModelError for a Keras model that does not compute in TensorFlow, or is of Keras 2.
+
+    Asks the Keras that has made the model, which is loaded already.
+    """
+    rooms = {base.__module__.split(".", 1)[0] for base in type(model).__mro__}
+    keras = sys.modules.get("keras")
+    if "keras" not in rooms or keras is None:
+        raise ModelError(f"{type(model).__name__} is a model of Keras 2 (tf_keras): kdhooks needs one of Keras 3")
+    used = keras.backend.backend()
+    if used != "tensorflow":
+        raise ModelError(
+            f"{type(model).__name__} is a Keras model on the backend {used!r}: kdhooks distils Keras models on "
+            "TensorFlow. Set the environment variable KERAS_BACKEND=tensorflow before Keras is imported"
+        )
 
 
 def load_backend(framework: str) -> Backend:
@@ -148,8 +171,9 @@ def load_backend(framework: str) -> Backend:
     try:
         module = import_module(_MODULES[framework])
     except ModuleNotFoundError as error:
-        if error.name == "kdhooks_tf.backend":
-            raise ModelError("TensorFlow and Keras models are not part of this release of kdhooks") from None
+        if error.name in ("torch", "tensorflow", "keras"):
+            package, extra = ("torch", "torch") if error.name == "torch" else ("tensorflow", "tensorflow")
+            raise MissingPackageError(package, f"framework: {framework}", extra) from None
         raise
     backend: Backend = module.BACKEND
     return backend

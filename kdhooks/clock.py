@@ -24,3 +24,6 @@ class Clock:
         """The loss of this number, which `now` gave, is computed."""
         self.step = index + 1
         self.steps_in_epoch += 1
+
+    def end(self) -> None:
+        """No step of this run comes any more."""

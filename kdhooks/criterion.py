@@ -32,6 +32,7 @@ class Step:
         mask: positions that count.
         teacher_input: the teacher's own input where it differs from the student's.
         sample_ids: one key a row, for stored outputs.
+        sample_weight: a factor for each row or position, or None.
         teachers: runs one teacher by name, or says why it can't; each result is kept in `outputs`.
         outputs: the teachers' outputs of this step by name.
         whole: whether a term looks at the teacher's output at this step.
@@ -47,6 +48,7 @@ class Step:
     mask: Any = None
     teacher_input: Any = None
     sample_ids: Any = None
+    sample_weight: Any = None
     teachers: Mapping[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     whole: bool = True
@@ -80,7 +82,8 @@ class Step:
     def demand(self, terms: Sequence[Term]) -> None:
         """Say which terms will be computed at this step, so that a teacher runs no further than they need."""
         layers = [term.layer() for term in terms if term.layer is not None]
-        self.whole, self.layers = len(layers) < len(terms), frozenset(layers) - {None}
+        wanted = [layer if isinstance(layer, frozenset) else frozenset((layer,)) for layer in layers]
+        self.whole, self.layers = len(layers) < len(terms), frozenset().union(*wanted) - {None}
 
     def features(self, name: str) -> Any:
         """What one teacher's layers gave, from the forward that its output comes from where that is run as well."""
@@ -91,7 +94,10 @@ class Step:
                 given = self.input if self.teacher_input is None else self.teacher_input
                 self.teachers[name].features(given, self.layers)
             else:
-                raise UsageError("there is no teacher, and the outputs handed in hold no features: set teacher_model")
+                raise UsageError(
+                    "features come from a teacher, and there is none: set teacher_model, or hand teacher_features to "
+                    "on_after_compute_loss"
+                )
             self.captured[name] = self.teachers[name].taps
         return self.captured[name]
 
@@ -123,8 +129,9 @@ class Term:
         name: names the component in `Distillation.losses`.
         weight: step -> number; 0 means that the term is not computed at this step.
         compute: the unweighted value, a scalar tensor.
-        layer: gives the teacher's layer that the term looks at, where it needs nothing else of the teacher, or
-            None where it needs no teacher; None in place of a function for a term that needs the output.
+        layer: gives the teacher's layer (a frozenset of several) that the term looks at, where it needs nothing else
+            of the teacher, or None where it needs no teacher; None in place of a function for a term that needs the
+            output.
         balance: (step, student_loss, value) -> a further factor of the weight at this step, on the device; called
             right after `compute`.
     """
@@ -208,6 +215,17 @@ class Objective:
         names.append("total")
         values.append(total)
         return total, tuple(names), values
+
+
+BALANCES = ("gradient",)
+"""What the option ``balance`` of a criterion may be, besides None."""
+
+
+def check_balance(balance: str | None) -> str | None:
+    """The option, if it is one; UsageError otherwise."""
+    if balance is not None and balance not in BALANCES:
+        raise UsageError(f"balance must be 'gradient' or None, not {balance!r}")
+    return balance
 
 
 def _is_zero(factor: Any) -> bool:

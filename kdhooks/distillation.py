@@ -20,6 +20,7 @@ from kdhooks.evaluation import read_score
 from kdhooks.history import History
 from kdhooks.hooks import RemovableHandle, UserHooks
 from kdhooks.messages import logger
+from kdhooks.pairs.stored import stored_features
 from kdhooks.participants import Participants
 from kdhooks.run import Evaluate, Run
 
@@ -100,14 +101,6 @@ class Distillation(Participants):
         """The number of the epoch that is under way."""
         return self.conf.settings.distillation.train.start_epoch if self._run is None else self._run.epoch
 
-    def first_bad(self) -> tuple[int, str] | None:
-        """Step and component of the first loss that was NaN or infinite; waits for the device."""
-        return None if self._run is None else self._run.monitor.first_bad()
-
-    def explain_bad(self, component: str) -> str | None:
-        """Why a component was NaN or infinite, where that is known: a teacher's layer."""
-        return None if self._run is None else self._run.explain(component)
-
     def parameters(self) -> Iterator[Any]:
         """The trainable parameters of ours; their shapes need a first loss, or `on_train_begin(dataloader)`."""
         for criterion in () if self._run is None else self._run.objective.criteria:
@@ -134,7 +127,7 @@ class Distillation(Participants):
         backend, settings = self.backend, self.conf.settings
         criteria = backend.criteria(self.conf) if self._criterion is None else as_criteria(self._criterion)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
-        self._run = Run(backend, criteria, teachers, epoch=settings.distillation.train.start_epoch)
+        self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         try:
             backend.bind(criteria, self._student, teachers, self)
             self._run.begin()
@@ -168,6 +161,8 @@ class Distillation(Participants):
         teacher_input: Any = None,
         target_input: Any = None,
         sample_ids: Any = None,
+        sample_weight: Any = None,
+        teacher_features: Any = None,
     ) -> Any:
         """The total loss: the user's own and what the student should learn from the teacher.
 
@@ -187,6 +182,10 @@ class Distillation(Participants):
             teacher_input: where the teacher needs another input than the student.
             target_input: the target domain's batch, for domain adaptation: not part of this release.
             sample_ids: one key a row, for stored teacher outputs: without a store it has no effect.
+            sample_weight: factors of rows or positions on the teacher's terms, in TensorFlow, as Keras' losses take it.
+            teacher_features: the teacher's hidden features, where the caller has them already: a mapping from the
+                layers of the layer mappings (``layer:input`` for an input) to tensors, or for several teachers such a
+                mapping by name. The teacher does not run for them, and need not be set.
 
         Returns:
             A scalar tensor, ready for ``backward()``. With every distillation weight 0 and a student's
@@ -199,9 +198,9 @@ class Distillation(Participants):
         run = self._running("on_after_compute_loss")
         if target_input is not None:
             raise UsageError("target_input is for domain adaptation, which is not part of this release of kdhooks")
-        step = Step(
-            run.clock.now(), input, student_output, teacher_output, target, mask, teacher_input, sample_ids, run.teachers
-        )
+        given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
+        captured = stored_features(teacher_features, tuple(run.teachers))
+        step = Step(run.clock.now(), *given, run.teachers, captured=captured)
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
         return total

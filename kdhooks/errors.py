@@ -14,6 +14,8 @@ from numbers import Real
 class KDHooksError(Exception):
     """Something that the caller can mend; the message says how."""
 
+    ag_pass_through = True  # in a tf.function AutoGraph raises it as it is, not as a text inside of an error of its own
+
 
 class UsageError(KDHooksError):
     """The calls of a program contradict each other or the documentation."""
@@ -21,6 +23,26 @@ class UsageError(KDHooksError):
 
 class ModelError(KDHooksError):
     """A model, or what it returned, cannot be used as it is."""
+
+
+class LayerError(ModelError):
+    """A mapping of layers that doesn't fit a model, before its place in the configuration is known.
+
+    Attributes:
+        message: what is wrong, in one sentence without a full stop.
+        advice: one thing to do about it.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message, advice)
+        self.message, self.advice = message, advice
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.advice}".rstrip(". ") if self.advice else self.message
+
+
+class MatcherError(ModelError):
+    """No feature matcher of this name fits these shapes; the message says why."""
 
 
 class DataError(KDHooksError):

@@ -90,6 +90,14 @@ class Participants:
             messages.ask_rank(self._backend.rank)
         return self._backend
 
+    def first_bad(self) -> tuple[int, str] | None:
+        """Step and component of the first loss that was NaN or infinite; waits for the device."""
+        return None if self._run is None else self._run.monitor.first_bad()
+
+    def explain_bad(self, component: str) -> str | None:
+        """Why a component was NaN or infinite, where that is known: a teacher's layer."""
+        return None if self._run is None else self._run.explain(component)
+
     def _decide_framework(self, model: Any, what: str) -> None:
         backend = backend_of(model)
         named = self.conf.settings.model.framework

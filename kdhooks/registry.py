@@ -38,7 +38,9 @@ def register_loss(name: str, function: Callable[..., Any], *, replace: bool = Fa
     Args:
         name: what the configuration will call it.
         function: called as ``function(student_logits, teacher_logits, temperature=, target=, mask=,
-            axis=)`` with those keywords that it takes; returns a scalar tensor.
+            axis=)`` with those keywords that it takes; returns a scalar tensor. In TensorFlow it also gets
+            ``sample_weight=`` where it takes it and the loop gives one. Further keyword-only arguments are its
+            options: ``loss_types: [CE, {mine: {power: 3}}]``.
         replace: take the place of a loss of this name, one of ours too.
 
     Raises:
@@ -55,9 +57,11 @@ def register_loss(name: str, function: Callable[..., Any], *, replace: bool = Fa
     taken = _taken(parameters)
 
     def loss(student_logits: Any, teacher_logits: Any, **keywords: Any) -> Any:
-        return function(student_logits, teacher_logits, **{key: keywords[key] for key in taken if key in keywords})
+        given = {key: value for key, value in keywords.items() if key in taken or key not in _LOSS_KEYWORDS}
+        return function(student_logits, teacher_logits, **given)
 
     loss.__doc__ = function.__doc__
+    loss.__wrapped__ = function  # type: ignore[attr-defined]  # so that its signature shows its options
     add_known_loss(name, replace=replace)  # first: it knows our own names too
     REGISTERED_LOSSES.add(name, loss, replace=replace)
 

@@ -29,6 +29,7 @@ class Run:
     Args:
         backend: the framework's side.
         criteria: what is summed.
+        student: whose run it is.
         teachers: by name, each a `Hook` that is called as a function of its input.
         epoch: the number of the first epoch.
 
@@ -39,21 +40,23 @@ class Run:
     """
 
     def __init__(
-        self, backend: Backend, criteria: Sequence[Criterion], teachers: Mapping[str, Any], *, epoch: int
+        self, backend: Backend, criteria: Sequence[Criterion], student: Any, teachers: Mapping[str, Any], *, epoch: int
     ) -> None:
         self.objective = Objective(criteria)
         self.teachers = teachers
         self.history = History()
         self.best = Best()
         self.hooks = HookList()
-        self.monitor = backend.monitor()
-        self.clock = backend.clock()
+        self.monitor = backend.monitor(student)
+        self.clock = backend.clock(student)
         self.epoch = self.first_epoch = epoch
         self.attached = False
         self._backend = backend
         self._check_loss = backend.check_loss
         self._began = time.perf_counter()
         self._warned = False
+        for event in ("begin_step", "loss", "end_step"):  # what may stand in a function that a framework rewrites
+            setattr(self, event, backend.unconverted(getattr(self, event)))
 
     def begin(self) -> None:
         """Attach the teachers, and the criteria that attach something."""
@@ -65,6 +68,7 @@ class Run:
     def end(self) -> None:
         """Detach all; a second call does nothing."""
         self.attached = False
+        self.clock.end()
         self.hooks.end()
 
     def begin_epoch(self, epoch: int) -> None:

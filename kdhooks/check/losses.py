@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdhooks.check.advice import advice
 from kdhooks.check.models import returns_probabilities
 from kdhooks.check.observation import Array, ModelFacts, Observation, OptimizerFacts, TermFacts
 from kdhooks.check.report import Finding, some
@@ -73,7 +74,7 @@ def loss_findings(seen: Observation) -> Iterator[Finding]:
             "distiller.teacher_model = ..., or hand teacher_output to on_after_compute_loss",
         )
     if seen.optimizer is not None:
-        yield from _optimizer(seen.optimizer)
+        yield from _optimizer(seen.optimizer, seen.framework)
 
 
 def _term(term: TermFacts) -> Iterator[Finding]:
@@ -160,14 +161,14 @@ def softness(logits: Array, temperature: float) -> tuple[float, float]:
     return float((1 / total).mean()), float(entropy / np.log(logits.shape[1]))
 
 
-def _optimizer(optimizer: OptimizerFacts) -> Iterator[Finding]:
+def _optimizer(optimizer: OptimizerFacts, framework: str) -> Iterator[Finding]:
     if optimizer.missing and not optimizer.held:
         yield Finding(
             "error",
             "optimizer",
             f"{optimizer.kind} holds none of the student's {len(optimizer.missing)} trainable parameters: it was made "
             "for another model",
-            "make it from student.parameters(), after any copy or conversion of the student",
+            advice("optimizer of another model", framework),
         )
     elif optimizer.missing:
         yield Finding(
@@ -175,7 +176,7 @@ def _optimizer(optimizer: OptimizerFacts) -> Iterator[Finding]:
             "optimizer",
             f"{optimizer.kind} lacks {len(optimizer.missing)} of the student's trainable parameters: "
             f"{some(optimizer.missing)}",
-            "add them to a parameter group, or set requires_grad_(False)",
+            advice("optimizer that lacks some", framework),
         )
     if optimizer.of_teachers:
         yield Finding(

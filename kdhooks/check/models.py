@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kdhooks.check.advice import advice
 from kdhooks.check.observation import Array, ModelFacts, Observation, TermFacts
 from kdhooks.check.permutation import other_class_order
 from kdhooks.check.report import Finding, some
@@ -15,12 +16,12 @@ _FEWEST = 32  # labelled positions that an accuracy is judged by
 
 def model_findings(seen: Observation) -> Iterator[Finding]:
     """Everything that one model or the pair of them shows."""
-    yield from _student_alone(seen.student)
+    yield from _student_alone(seen.student, seen.framework)
     for teacher in seen.teachers:
-        yield from _teacher_alone(teacher)
-        yield from _pair(seen.student, teacher)
+        yield from _teacher_alone(teacher, seen.framework)
+        yield from _pair(seen.student, teacher, seen.framework)
     for model in (seen.student, *seen.teachers):
-        yield from _outputs(model, seen.terms)
+        yield from _outputs(model, seen.terms, seen.framework)
         yield from _skill(model, seen.student)
 
 
@@ -29,13 +30,13 @@ def accuracy(model: ModelFacts) -> float | None:
     return float((model.predictions == model.labels).mean()) if len(model.labels) else None
 
 
-def _student_alone(student: ModelFacts) -> Iterator[Finding]:
+def _student_alone(student: ModelFacts, framework: str) -> Iterator[Finding]:
     if student.trainable == 0:
         yield Finding(
             "error",
             "nothing to train",
             "no parameter of the student takes a gradient",
-            "parameter.requires_grad_(True) for those that shall learn",
+            advice("unfreeze", framework),
         )
     elif student.frozen:
         yield Finding(
@@ -48,11 +49,11 @@ def _student_alone(student: ModelFacts) -> Iterator[Finding]:
             "warning",
             "modes",
             "the student is in evaluation mode: its dropout is off and its batch normalisation learns no statistics",
-            "student.train() before a loop of your own; fit() does it by itself",
+            advice("mode", framework),
         )
 
 
-def _teacher_alone(teacher: ModelFacts) -> Iterator[Finding]:
+def _teacher_alone(teacher: ModelFacts, framework: str) -> Iterator[Finding]:
     name = teacher.name
     if teacher.training and teacher.mode_matters and not teacher.is_student:
         yield Finding("info", "modes", f"{name} is in training mode; it runs in evaluation mode while it is attached")
@@ -63,18 +64,18 @@ def _teacher_alone(teacher: ModelFacts) -> Iterator[Finding]:
             "batch statistics",
             f"{count} of {teacher.norms} batch normalisation layers of {name} have never seen data (mean 0, variance "
             f"1): {some(teacher.untrained_norms)}",
-            "load the buffers (running_mean, running_var) together with the weights",
+            advice("statistics", framework),
         )
 
 
-def _pair(student: ModelFacts, teacher: ModelFacts) -> Iterator[Finding]:
+def _pair(student: ModelFacts, teacher: ModelFacts, framework: str) -> Iterator[Finding]:
     name = teacher.name
     if teacher.is_student:
         yield Finding(
             "error",
             "same model",
             f"{name} is the student itself: it can teach nothing",
-            "copy.deepcopy(student) makes a separate teacher",
+            advice("copy", framework),
         )
         return
     if teacher.shared:
@@ -113,7 +114,7 @@ def _pair(student: ModelFacts, teacher: ModelFacts) -> Iterator[Finding]:
         )
 
 
-def _outputs(model: ModelFacts, terms: tuple[TermFacts, ...]) -> Iterator[Finding]:
+def _outputs(model: ModelFacts, terms: tuple[TermFacts, ...], framework: str) -> Iterator[Finding]:
     name = _the(model)
     if model.error:
         yield Finding("error", "forward", f"{name} failed on a batch: {model.error}")
@@ -142,7 +143,7 @@ def _outputs(model: ModelFacts, terms: tuple[TermFacts, ...]) -> Iterator[Findin
             "error",
             "probabilities",
             f"{name} returns probabilities, not logits: a second softmax makes them nearly uniform",
-            "return the layer before the softmax, or the logarithm of the probabilities",
+            advice("probabilities", framework),
         )
     elif (finite <= 0).all() and _sums_to_one(np.exp(finite)):
         compared = [term.name for term in terms if term.compares_logits and term.weight]

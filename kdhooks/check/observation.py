@@ -204,6 +204,7 @@ class Observation:
         terms: the components of the loss, the loop's own first.
         step: the step whose weights and temperatures were taken.
         optimizer: None where none is set.
+        framework: in whose words advice is given.
     """
 
     student: ModelFacts
@@ -212,3 +213,4 @@ class Observation:
     terms: tuple[TermFacts, ...] = ()
     step: int = 0
     optimizer: OptimizerFacts | None = None
+    framework: str = "pytorch"

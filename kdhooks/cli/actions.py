@@ -19,6 +19,9 @@ from kdhooks.config.mappings import taps_of
 from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.messages import is_rank_zero, logger
 
+WEIGHT_FILES = {"pytorch": (".pt", ".pth", ".safetensors"), "tensorflow": (".weights.h5", ".keras", ".safetensors")}
+"""How names of files of weights end, by backend; the first is what `fit` writes by itself."""
+
 
 def demo(arguments: Namespace) -> int:
     """Run the demonstration."""
@@ -123,8 +126,9 @@ def fit(arguments: Namespace) -> int:
     """Train, and say where everything is."""
     with _messages():
         distiller = _distiller(arguments)
-        out: Path = arguments.out or distiller.conf.workspace / "student.pt"
-        _writable(out)
+        kinds = WEIGHT_FILES[distiller.backend.name]
+        out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
+        _writable(out, kinds)
         student = distiller.fit()
         if is_rank_zero():
             distiller.backend.write_weights(student, out)
@@ -145,18 +149,26 @@ def _distiller(arguments: Namespace) -> Any:
         _import([name.partition(":")[0] for name in (arguments.student, *arguments.teacher) if ":" in name])
         _import(arguments.modules)
         conf = _configuration(arguments)
-        backend = load_backend(conf.settings.model.framework or "pytorch")
         seed = conf.settings.tuning.random_seed
         if seed is not None:  # the same command makes the same first weights
-            backend.seed(seed)
+            for framework in _frameworks(conf):
+                load_backend(framework).seed(seed)
         student = factories.make_model(arguments.student)
         teachers = [factories.make_model(name) for name in arguments.teacher]
     if arguments.student_weights is not None:
-        backend.read_weights(student, arguments.student_weights)
+        backend_of(student).read_weights(student, arguments.student_weights)
     for teacher, path in zip(teachers, weights, strict=False):
-        backend.read_weights(teacher, path)
+        backend_of(teacher).read_weights(teacher, path)
     teacher = teachers[0] if len(teachers) == 1 else teachers or None
     return Distillation(conf, student_model=student, teacher_model=teacher)
+
+
+def _frameworks(conf: DistillationConf) -> list[str]:
+    """The framework that the configuration names, or those that the modules of the models have loaded."""
+    named = conf.settings.model.framework
+    packages = {"pytorch": "torch", "tensorflow": "tensorflow"}
+    loaded = [framework for framework, package in packages.items() if package in sys.modules]
+    return [named] if named is not None else loaded or ["pytorch"]
 
 
 def _configuration(arguments: Namespace) -> DistillationConf:
@@ -189,18 +201,23 @@ def _import(modules: list[str]) -> None:
         factories.import_module(name)
 
 
-def _writable(path: Path) -> None:
+def _writable(path: Path, kinds: tuple[str, ...]) -> None:
     """Find out before a long run, not after it, that its result can't be written."""
     if path.is_dir():
-        raise UsageError(f"--out {path} is a folder: name a file, as in {path / 'student.pt'}")
-    if path.suffix not in (".pt", ".pth", ".safetensors"):
-        raise UsageError(f"--out {path}: weights are written as .pt or .safetensors")
+        raise UsageError(f"--out {path} is a folder: name a file, as in {path / f'student{kinds[0]}'}")
+    if not path.name.endswith(kinds):
+        raise UsageError(f"--out {path}: weights are written as {_either(kinds)}")
     if path.suffix == ".safetensors":
         try:
             import_module("safetensors")
         except ImportError:
             raise MissingPackageError("safetensors", "a .safetensors file", "export") from None
     path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _either(kinds: tuple[str, ...]) -> str:
+    named = [kind for kind in kinds if kind != ".pth"]  # another spelling of .pt
+    return f"{', '.join(named[:-1])} or {named[-1]}"
 
 
 def _result(distiller: Any, out: Path) -> str:
@@ -212,7 +229,7 @@ def _result(distiller: Any, out: Path) -> str:
         values = ", ".join(f"{name} {value:.4f}" for name, value in best["metrics"].items())
         rows.append(("best", f"{values} (epoch {best['epoch']})"))
     rows.append(("student", str(out)))
-    for title, name in (("curves", "curves.png"), ("checkpoint", "checkpoint.pt")):
+    for title, name in (("curves", "curves.png"), ("checkpoint", "checkpoint.pt"), ("checkpoint", "checkpoint.npz")):
         path = distiller.conf.workspace / name
         if path.exists():
             rows.append((title, str(path)))
@@ -226,10 +243,11 @@ def _framework(purpose: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "torchmetrics", "sklearn"):
+        if error.name not in ("torch", "torchmetrics", "sklearn", "tensorflow", "keras"):
             raise
         package = "scikit-learn" if error.name == "sklearn" else error.name
-        raise MissingPackageError(package, purpose, "torch") from None
+        extra = "tensorflow" if package in ("tensorflow", "keras") else "torch"
+        raise MissingPackageError(package, purpose, extra) from None
 
 
 @contextmanager

@@ -140,7 +140,8 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="where the student's weights go: .safetensors or .pt (student.pt in the run's folder)",
+        help="where the student's weights go: .safetensors, .pt, or of a Keras model .weights.h5 or .keras "
+        "(student.pt or student.weights.h5 in the run's folder)",
     )
     parser.set_defaults(action=actions.fit)
 
@@ -155,14 +156,14 @@ def _models(parser: argparse.ArgumentParser) -> None:
     """Two models, and changes of the configuration."""
     parser.add_argument("--student", required=True, metavar="MODEL", help=_MODEL)
     parser.add_argument("--teacher", action="append", default=[], metavar="MODEL", help=f"{_MODEL}; one or several")
-    parser.add_argument("--student-weights", type=Path, metavar="FILE", help=".safetensors or .pt")
+    parser.add_argument("--student-weights", type=Path, metavar="FILE", help=".safetensors, .pt, .weights.h5 or .keras")
     parser.add_argument(
         "--teacher-weights",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help=".safetensors or .pt; one for each --teacher",
+        help=".safetensors, .pt, .weights.h5 or .keras; one for each --teacher",
     )
     parser.add_argument(
         "--set",

@@ -25,6 +25,8 @@ def import_module(name: str) -> ModuleType:
         missing = error.name or name
         if missing.split(".")[0] == "torch" and not sys.modules.get("torch"):
             raise MissingPackageError("torch", "a PyTorch model", "torch") from None
+        if missing.split(".")[0] in ("tensorflow", "keras") and not sys.modules.get("tensorflow"):
+            raise MissingPackageError(missing.split(".")[0], "a Keras model", "tensorflow") from None
         if name == missing or name.startswith(f"{missing}."):
             raise UsageError(f"there is no module {missing!r}{_searched(missing)}") from None
         raise UsageError(f"{name} needs the module {missing!r}, which is not installed{_where(error)}") from None

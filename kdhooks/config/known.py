@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kdhooks.names import Table
+from kdhooks.config.layer_taps import LayerPair
+from kdhooks.names import Table, fold
 
 STUDENT_LOSSES: Table[str] = Table("loss against the target")
 """What ``loss_types[0]`` may name: the student's own loss."""
@@ -16,7 +17,7 @@ STUDENT_LOSSES: Table[str] = Table("loss against the target")
 TEACHER_LOSSES: Table[str] = Table("loss against the teacher")
 """What the further ``loss_types`` may name: the teacher's terms."""
 
-for _name in ("CE", "MSE", "L1", "BCE", "KL"):
+for _name in ("CE", "MSE", "L1", "BCE"):
     STUDENT_LOSSES.add(_name, _name)
 for _name in ("KL", "CE", "MSE", "JSD", "reverse_KL", "hard_label", "L1"):
     TEACHER_LOSSES.add(_name, _name, aliases=("kd",) if _name == "KL" else ())
@@ -30,6 +31,10 @@ FEATURE_LOSSES: Table[str] = Table("loss between features")
 FEATURE_MATCHERS: Table[str] = Table("feature matcher")
 """What ``feature_matchers`` may name."""
 
+LAYERS_A_SIDE: dict[str, tuple[int, int | None]] = {}
+"""How many layers a loss compares on each side, at least and at most, by its folded name; a registered loss may take
+any number."""
+
 for _name in ("MSE", "L1", "L2", "KL", "CE", "cosine", "hint", "pkd"):
     FEATURE_LOSSES.add(_name, _name)
 for _name in ("attention_transfer", "attention_kl", "value_relation"):
@@ -38,6 +43,9 @@ for _name in ("nst", "fsp", "ickd", "similarity_preserving", "rkd", "correlation
     FEATURE_LOSSES.add(_name, _name)
 for _name in ("vid", "crd", "review", "mgd"):
     FEATURE_LOSSES.add(_name, _name)
+for _name in FEATURE_LOSSES:
+    LAYERS_A_SIDE[fold(_name)] = (1, 1)
+LAYERS_A_SIDE |= {"fsp": (2, 2), "review": (1, None)}
 for _name in ("auto", "identity", "linear", "conv1x1", "mlp", "token_pool", "resize", "flatten"):
     FEATURE_MATCHERS.add(_name, _name)
 
@@ -59,5 +67,30 @@ def add_known_loss(name: str, *, aliases: Iterable[str] = (), replace: bool = Tr
     """
     TEACHER_LOSSES.add(name, name, aliases=aliases, replace=replace)
     FEATURE_LOSSES.add(name, name, aliases=aliases, replace=replace)
+    LAYERS_A_SIDE.pop(fold(name), None)
     if name not in STUDENT_LOSSES:
         STUDENT_LOSSES.add(name, name)
+
+
+def layers_fault(loss: str, pair: LayerPair) -> tuple[str, str] | None:
+    """What is wrong with the number of layers of a pair for its loss, and what to do about it; None where nothing is.
+
+    >>> from kdhooks.config.layer_taps import LayerTap
+    >>> layers_fault("fsp", LayerPair(LayerTap("a"), LayerTap("b")))[0]
+    "the loss 'fsp' compares two layers a side, and the pair 'a' -> 'b' has 1 and 1"
+    """
+    least, most = LAYERS_A_SIDE.get(fold(loss), (1, None))
+    mine, theirs = len(pair.students), len(pair.teachers)
+    has = f"and the pair {pair} has {mine} and {theirs}"
+    if most is not None and not (least <= mine <= most and least <= theirs <= most):
+        if most > 1:
+            advice = "Write both, as in {student_layers: [layer1, layer2], teacher_layers: [layer1, layer3]}"
+            return f"the loss {loss!r} compares two layers a side, {has}", advice
+        return (
+            f"the loss {loss!r} compares one layer a side, {has}",
+            "Write a pair for each layer, or use fsp or review.",
+        )
+    if mine != theirs and fold(loss) in LAYERS_A_SIDE:
+        message = f"the loss {loss!r} compares as many layers of the student as of the teacher, {has}"
+        return message, "Write one layer of the teacher for each of the student."
+    return None

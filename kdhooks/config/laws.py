@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdhooks.config.known import layers_fault
 from kdhooks.config.mappings import LayerPair, layer_groups, layer_pairs
 from kdhooks.config.model import (
     DataloaderSettings,
@@ -73,8 +74,30 @@ def losses_agree(values: Values, path: str, report: Report) -> None:
         message = f"{len(types)} losses need {len(types)} loss_weights"
         report.add(join(path, "loss_types"), message, "Write loss_weights, one for each loss.")
     else:
-        message = f"expected one weight for each of loss_types ({', '.join(types)}), got {len(weights)}"
+        names = ", ".join(one if isinstance(one, str) else next(iter(one)) for one in types)
+        message = f"expected one weight for each of loss_types ({names}), got {len(weights)}"
         report.add(join(path, "loss_weights"), message)
+
+
+def head_is_named(values: Values, path: str, report: Report) -> None:
+    """A large vocabulary needs the layer that makes its logits."""
+    if not values.get("student_head"):
+        advice = "Write the name of the linear layer over the vocabulary, as in student_head: lm_head"
+        report.add(path, "has no student_head", advice, of_key=True)
+
+
+def losses_in_chunks(values: Values, path: str, report: Report) -> None:
+    """Two losses that can be computed in chunks of tokens."""
+    types = values.get("loss_types", ("CE", "KL"))
+    if len(types) != 2 or types[0] != "CE" or types[1] not in ("KL", "JSD", "reverse_KL"):
+        names = ", ".join(one if isinstance(one, str) else next(iter(one)) for one in types)
+        message = f"chunks of tokens have CE and one of KL, JSD, reverse_KL, and not {names}"
+        report.add(join(path, "loss_types"), message, "Write loss_types: [CE, KL]")
+
+
+def without_empty(**values: Any) -> dict[str, Any]:
+    """The options that have a value; an empty one holds its default."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def one_kind_of_mappings(values: Values, path: str, report: Report) -> None:
@@ -91,10 +114,11 @@ def one_kind_of_mappings(values: Values, path: str, report: Report) -> None:
 def pairs_agree(values: Values, path: str, report: Report) -> None:
     """Lists that hold one for all, one for each mapping, or one for each pair."""
     key = next((key for key in _MAPPINGS if values.get(key) is not None), None)
-    pairs, _ = layer_pairs(values.get(key)) if key is not None else ([], [])
+    pairs, _ = layer_pairs(values.get(key), key) if key is not None else ([], [])
     if not pairs:
         return
-    _lists_agree(values, path, report, pairs, "layer mapping")
+    if _lists_agree(values, path, report, pairs, "layer mapping"):
+        _layers_fit(values, path, report, pairs, "MSE")
 
 
 def groups_agree(values: Values, path: str, report: Report) -> None:
@@ -104,18 +128,31 @@ def groups_agree(values: Values, path: str, report: Report) -> None:
         report.add(path, "has no layer_mappings, so no layer is compared", advice, of_key=True)
         return
     pairs, _ = layer_groups(values["layer_mappings"])
-    if pairs:
-        _lists_agree(values, path, report, pairs, "group")
+    if pairs and _lists_agree(values, path, report, pairs, "group"):
+        _layers_fit(values, path, report, pairs, "CE")
 
 
-def _lists_agree(values: Values, path: str, report: Report, pairs: list[LayerPair], what: str) -> None:
-    entries = pairs[-1].entry + 1
+def _layers_fit(values: Values, path: str, report: Report, pairs: list[LayerPair], default: str) -> None:
+    """Each pair has as many layers a side as its loss compares."""
+    given = values.get("loss_types") or default
+    losses = given if isinstance(given, tuple) else (given,)
+    for index, pair in enumerate(pairs):
+        of_pair = losses[0 if len(losses) == 1 else index if len(losses) == len(pairs) else pair.entry]
+        fault = layers_fault(of_pair if isinstance(of_pair, str) else next(iter(of_pair)), pair)
+        if fault is not None:
+            report.add(join(path, pair.path), *fault)
+
+
+def _lists_agree(values: Values, path: str, report: Report, pairs: list[LayerPair], what: str) -> bool:
+    entries, agree = pairs[-1].entry + 1, True
     for name in ("loss_types", "loss_weights", "feature_matchers"):
         given = values.get(name)
         if isinstance(given, tuple) and len(given) not in (1, entries, len(pairs)):
             counts = f"{entries} {what}s" if entries > 1 else f"1 {what}"
             counts += f" (which stand for {len(pairs)} pairs)" if len(pairs) != entries else ""
             report.add(join(path, name), f"expected one for each of the {counts}, got {len(given)}")
+            agree = False
+    return agree
 
 
 _MAPPINGS = ("layer_mappings", "layer_mappings_for_knowledge_transfer")

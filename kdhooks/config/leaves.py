@@ -11,7 +11,9 @@ from typing import Any
 
 from schema import And, Or, Schema, Use
 
+from kdhooks.config.expressions import Wrong
 from kdhooks.config.known import FEATURE_LOSSES, FEATURE_MATCHERS, STUDENT_LOSSES, TEACHER_LOSSES
+from kdhooks.config.layer_taps import layer_tap
 from kdhooks.config.mappings import layer_groups, layer_pairs
 from kdhooks.config.rules import Leaf, ListOf, OneOf, Report, any_broken
 from kdhooks.config.scalars import meaning
@@ -67,6 +69,7 @@ FRAMEWORK = OneOf(
 MODE = OneOf({"eager": "eager", "graph": "graph"})
 LAST_BATCH = OneOf({"keep": "keep", "discard": "discard", "rollover": "rollover"})
 COMBINE = OneOf({"losses": "losses", "logits": "logits", "probabilities": "probabilities"})
+VOCABULARY = OneOf({"common": "common", "student": "student", "teacher": "teacher"})
 BALANCE = OneOf({"gradient": "gradient"})
 WORDS = ListOf(TEXT, "a list of names", split=lambda text: [word for word in _words.split(text) if word])
 WEIGHTS = ListOf(
@@ -98,7 +101,7 @@ INPUT_COLUMNS = Leaf(
 
 @dataclass(frozen=True)
 class LossTypes:
-    """The student's loss, then the teacher's terms, by name."""
+    """The student's loss, then the teacher's terms, by name or as a name with its options."""
 
     def check(self, value: Any, path: str, report: Report) -> Any:
         """The names as the tables spell them."""
@@ -114,12 +117,25 @@ class LossTypes:
         return BROKEN if any_broken(found) else tuple(found)
 
     def _name(self, value: Any, index: int, path: str, report: Report) -> Any:
+        if not index or not isinstance(value, Mapping) or len(value) != 1:
+            return self._known(value, index, path, report)
+        name, options = next(iter(value.items()))
+        if options is not None and not isinstance(options, Mapping):
+            return report.expected(join(path, name), "the options of the loss by name", options)
+        known = self._known(name, index, join(path, name), report, of_key=True)
+        return BROKEN if known is BROKEN or _has_broken(options) else {known: dict(options or {})}
+
+    def _known(self, value: Any, index: int, path: str, report: Report, *, of_key: bool = False) -> Any:
         table = TEACHER_LOSSES if index else STUDENT_LOSSES
         if not isinstance(value, str):
             return report.expected(path, f"the name of a {table.what}", value)
         known = table.name(value)
+        if known is None and not index and value in TEACHER_LOSSES:
+            message = f"{value!r} compares with the teacher, and the first of loss_types is the loss against the labels"
+            return report.add(path, message, f"Known: {', '.join(sorted(table, key=str.casefold))}")
         if known is None:
-            return report.add(path, f"unknown {table.what} {value!r}", did_you_mean(value, table, what="Known"))
+            hint = did_you_mean(value, table, what="Known")
+            return report.add(path, f"unknown {table.what} {value!r}", hint, of_key=of_key)
         return known
 
 
@@ -144,6 +160,22 @@ class LayerMappings:
         for finding in findings:
             report.add(path + finding.path, finding.message, finding.suggestion, of_key=finding.of_key)
         return BROKEN if findings else value
+
+
+@dataclass(frozen=True)
+class LayerSide:
+    """One layer, or a layer and its selector."""
+
+    def check(self, value: Any, path: str, report: Report) -> Any:
+        """The layer as it was given."""
+        if _has_broken(value):
+            return BROKEN
+        try:
+            layer_tap(value, path)
+        except Wrong as wrong:
+            finding = wrong.finding
+            return report.add(finding.path, finding.message, finding.suggestion)
+        return value
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ class TrainSettings:
         end_epoch: the number after the last epoch.
         iteration: steps an epoch at most; None for the whole loader.
         frequency: evaluate every so many epochs (the last one always).
-        execution_mode: ``graph`` compiles the student's forward.
+        execution_mode: ``graph`` compiles the student's forward; in TensorFlow a step is a graph unless the
+            configuration says ``eager``.
         optimizer: any class of the framework by name.
         scheduler: of the learning rate; None keeps it.
         criterion: one or more, summed.

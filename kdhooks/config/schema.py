@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, cast
 
 from kdhooks.config import laws
 from kdhooks.config import leaves as a
+from kdhooks.config.criteria import CRITERION
 from kdhooks.config.model import DistillationSettings, ModelSettings, Settings, TeacherSettings
-from kdhooks.config.rules import ListOf, MappingOf, Report, Schedulable
+from kdhooks.config.rules import Report
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import Source, join
 from kdhooks.errors import ConfigError
@@ -54,111 +55,6 @@ _DATALOADER = Section(
     laws=(Law(("last_batch", "drop_last"), laws.last_batch_agrees),),
 )
 
-_WEIGHT = Schedulable(at_least=0)
-_KNOWLEDGE_DISTILLATION = Section(
-    (
-        Key("temperature", Schedulable(above=0), 1.0, "softens both distributions; a number or a schedule"),
-        Key("loss_types", a.LossTypes(), ["CE", "KL"], "the student's own loss, then the teacher's terms"),
-        Key(
-            "loss_weights",
-            ListOf(_WEIGHT, "a list of weights", least=1),
-            [0.5, 0.5],
-            "one for each; numbers or schedules",
-        ),
-        Key("axis", a.WHOLE, None, "the axis of the classes; empty: found from the shape of the logits"),
-        Key("ignore_index", a.WHOLE, -100, "positions with this label don't count; empty: all count", null=True),
-        Key(
-            "teacher_weights",
-            MappingOf(_WEIGHT, "weights in a list, or by the teachers' names"),
-            None,
-            "empty: all alike",
-        ),
-        Key("combine", a.COMBINE, "losses", "of several teachers: the mean of losses, logits or probabilities"),
-        Key("balance", a.BALANCE, None, "gradient: each term pulls as hard as the loop's own loss, times its weight"),
-    ),
-    lambda **values: values,
-    laws=(Law(("loss_types", "loss_weights"), laws.losses_agree),),
-)
-_INTERMEDIATE = Section(
-    (
-        Key("layer_mappings", a.LayerMappings(), None, "pairs of layers: [student, teacher], and more forms"),
-        Key("layer_mappings_for_knowledge_transfer", a.LayerMappings(), None, "the classic name of layer_mappings"),
-        Key(
-            "loss_types",
-            ListOf(a.FeatureLoss(), "a list of losses", least=1, alone=True),
-            None,
-            "one for all, or one for each mapping; empty: MSE",
-        ),
-        Key(
-            "loss_weights",
-            ListOf(_WEIGHT, "a list of weights", least=1, alone=True),
-            None,
-            "numbers or schedules; empty: 1 / pairs",
-        ),
-        Key("add_origin_loss", a.BOOLEAN, False, "whether the loop's own loss counts"),
-        Key(
-            "feature_matchers",
-            ListOf(a.FeatureMatcher(), "a list of matchers", least=1, alone=True),
-            None,
-            "what makes shapes agree; empty: auto",
-        ),
-        Key("teacher", a.TEXT, None, "which of several teachers is followed, by its name"),
-        Key("balance", a.BALANCE, None, "gradient: each term pulls as hard as the loop's own loss, times its weight"),
-    ),
-    lambda **values: values,
-    laws=(
-        Law(("layer_mappings", "layer_mappings_for_knowledge_transfer"), laws.one_kind_of_mappings),
-        Law(
-            (
-                "layer_mappings",
-                "layer_mappings_for_knowledge_transfer",
-                "loss_types",
-                "loss_weights",
-                "feature_matchers",
-            ),
-            laws.pairs_agree,
-        ),
-    ),
-)
-_SELF = Section(
-    (
-        Key("layer_mappings", a.LayerMappings(groups=True), None, "groups of the student's own layers"),
-        Key("temperature", a.POSITIVE, 1.0, "softens both sides of losses that soften"),
-        Key(
-            "loss_types",
-            ListOf(a.FeatureLoss(), "a list of losses", least=1, alone=True),
-            None,
-            "one for all, or one for each group; empty: CE",
-        ),
-        Key(
-            "loss_weights",
-            ListOf(_WEIGHT, "a list of weights", least=1, alone=True),
-            None,
-            "numbers or schedules; empty: 1 / groups",
-        ),
-        Key("add_origin_loss", a.BOOLEAN, False, "whether the loop's own loss counts"),
-        Key(
-            "feature_matchers",
-            ListOf(a.FeatureMatcher(), "a list of matchers", least=1, alone=True),
-            None,
-            "what makes shapes agree; empty: auto",
-        ),
-        Key("balance", a.BALANCE, None, "gradient: each term pulls as hard as the loop's own loss, times its weight"),
-    ),
-    lambda **values: values,
-    laws=(Law(("layer_mappings", "loss_types", "loss_weights", "feature_matchers"), laws.groups_agree),),
-)
-_CRITERION = Names(
-    "criterion",
-    many=True,
-    least=1,
-    options={
-        "KnowledgeDistillationLoss": _KNOWLEDGE_DISTILLATION,
-        "IntermediateLayersKnowledgeDistillationLoss": _INTERMEDIATE,
-        "SelfKnowledgeDistillationLoss": _SELF,
-    },
-)
-
 _TRAIN = Section(
     (
         Key("start_epoch", a.FROM_ZERO, 0, "the number of the first epoch"),
@@ -169,7 +65,7 @@ _TRAIN = Section(
         Key("execution_mode", a.MODE, "eager", "graph compiles the student's forward"),
         Key("optimizer", Names("optimizer"), {"SGD": {"learning_rate": 0.001}}, "any class of the framework by name"),
         Key("scheduler", Names("scheduler"), None, "of the learning rate, as in CosineAnnealing: {warmup_epochs: 1}"),
-        Key("criterion", _CRITERION, {"KnowledgeDistillationLoss": {}}, "one, or several that are summed"),
+        Key("criterion", CRITERION, {"KnowledgeDistillationLoss": {}}, "one, or several that are summed"),
         Key("dataloader", _DATALOADER, None, "the training data; empty: the program sets train_dataloader"),
         Key("postprocess", _POSTPROCESS, {}, "transforms of output and target before the student's loss"),
         Key("precision", a.PRECISION, None, "fp32, bf16 or fp16 of the student's autocast; empty: full precision"),

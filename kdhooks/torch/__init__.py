@@ -2,10 +2,12 @@
 
 from kdhooks.torch.criteria import KnowledgeDistillationLoss
 from kdhooks.torch.intermediate import IntermediateLayersKnowledgeDistillationLoss
+from kdhooks.torch.large_vocabulary import LargeVocabularyDistillationLoss
 from kdhooks.torch.self_distillation import SelfKnowledgeDistillationLoss
 
 __all__ = [
     "IntermediateLayersKnowledgeDistillationLoss",
     "KnowledgeDistillationLoss",
+    "LargeVocabularyDistillationLoss",
     "SelfKnowledgeDistillationLoss",
 ]

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import KDHooksError, ModelError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.messages import environment_rank
+from kdhooks.pairs.bound import Bound
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
-from kdhooks.torch.layer_pairs import Bound
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.taps import Taps, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
@@ -58,13 +58,17 @@ class TorchBackend:
         for named in settings.distillation.train.criterion:
             try:
                 made.append(build_criterion(named, conf, settings.model.outputs))
+            except ConfigError:
+                raise
             except (KDHooksError, TypeError) as error:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
 
     def bind(self, criteria: Sequence[Any], student: nn.Module, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them."""
-        bound = Bound(Taps(student), teachers, distiller.optimizer, partial(self._first_input, distiller))
+        followed = next(iter(teachers.values())) if len(teachers) == 1 else None
+        taps = Taps(student, other=None if followed is None else ("teacher", followed.model))
+        bound = Bound(taps, teachers, distiller.optimizer, partial(self._first_input, distiller))
         for criterion in criteria:
             if hasattr(criterion, "bind"):
                 criterion.bind(bound)
@@ -89,7 +93,7 @@ class TorchBackend:
     @contextmanager
     def _first_input(self, distiller: Any) -> Iterator[Any]:
         """The first input of the training data, with models and generators afterwards as they were, or None."""
-        from kdhooks.torch.batches import split_batch
+        from kdhooks.loop.batches import split_batch
         from kdhooks.torch.observation.untouched import untouched
 
         loader, settings = distiller.train_dataloader, distiller.conf.settings
@@ -109,17 +113,25 @@ class TorchBackend:
                 ).input
             )
 
-    def monitor(self) -> Monitor:
+    def monitor(self, student: nn.Module) -> Monitor:
         """An empty monitor."""
         return Monitor()
 
-    def clock(self) -> Clock:
+    def clock(self, student: nn.Module) -> Clock:
         """Counts in Python: a step's code runs at every step."""
         return Clock()
 
     def total(self, objective: Objective, step: Step, student_loss: Tensor) -> tuple[Any, tuple[str, ...], list[Any]]:
-        """The objective's own total."""
+        """The objective's own total; UsageError for a sample_weight, which the losses here don't take."""
+        if step.sample_weight is not None:
+            raise UsageError(
+                "sample_weight is for TensorFlow: in PyTorch leave rows out with mask, or weigh student_loss"
+            )
         return objective.total(step, student_loss)
+
+    def unconverted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The very function: nothing rewrites it."""
+        return function
 
     def check_loss(self, loss: Any) -> Tensor:
         """The user's loss, if it is a scalar tensor."""

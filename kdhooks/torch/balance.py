@@ -12,19 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdhooks.errors import ModelError, UsageError
-
-BALANCES = ("gradient",)
-"""What the option ``balance`` of a criterion may be, besides None."""
+from kdhooks.errors import ModelError
 
 _SCALE = 1024.0  # of both gradients, so that small ones don't vanish in half precision; cancels in their ratio
-
-
-def check_balance(balance: str | None) -> str | None:
-    """The option, if it is one; UsageError otherwise."""
-    if balance is not None and balance not in BALANCES:
-        raise UsageError(f"balance must be 'gradient' or None, not {balance!r}")
-    return balance
 
 
 def gradient_ratio(student_loss: Tensor, value: Tensor, anchors: Sequence[Any], what: str) -> Tensor:

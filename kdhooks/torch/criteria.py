@@ -11,12 +11,16 @@ from torch import Tensor
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import Named, Schedulable
-from kdhooks.criterion import Criterion, Step, Term
+from kdhooks.criterion import Criterion, Step, Term, check_balance
 from kdhooks.errors import UsageError
+from kdhooks.losses.configured import check_options
+from kdhooks.pairs.options import named_loss
 from kdhooks.schedules import parse_schedule
-from kdhooks.torch.balance import check_balance, gradient_ratio
+from kdhooks.torch.balance import gradient_ratio
 from kdhooks.torch.intermediate import IntermediateLayersKnowledgeDistillationLoss
+from kdhooks.torch.large_vocabulary import LargeVocabularyDistillationLoss
 from kdhooks.torch.losses import LOSSES, check_shapes, logit_loss
+from kdhooks.torch.losses.table import TABLES
 from kdhooks.torch.outputs import constant, logits_of
 from kdhooks.torch.self_distillation import SelfKnowledgeDistillationLoss
 
@@ -32,8 +36,8 @@ class KnowledgeDistillationLoss:
     Args:
         temperature: T, a number or a schedule; terms that soften are multiplied by T².
         loss_types: the first names the loop's own loss; each other is a loss of
-            `kdhooks.torch.losses.LOSSES`: KL, CE (soft labels), MSE, JSD, reverse_KL, hard_label, L1, or
-            one that was registered.
+            `kdhooks.torch.losses.LOSSES`: KL, CE (soft labels), MSE, JSD, reverse_KL, hard_label, L1, dkd, dist
+            and more, or one that was registered; with options as in ``{"dkd": {"beta": 4.0}}``.
         loss_weights: one for each of `loss_types`, numbers or schedules.
         axis: the class axis; None is 1 for logits of four or more axes, [N, C, H, W], and the last one
             otherwise, [N, C] and [N, T, C].
@@ -50,7 +54,7 @@ class KnowledgeDistillationLoss:
             student's logits is as long as that of the loop's own loss.
 
     Raises:
-        UsageError: an unknown loss, or lists of different lengths.
+        UsageError: an unknown loss or option, or lists of different lengths.
 
     Example:
         >>> import torch
@@ -63,7 +67,7 @@ class KnowledgeDistillationLoss:
     def __init__(
         self,
         temperature: Schedulable = 1.0,
-        loss_types: Sequence[str] = ("CE", "KL"),
+        loss_types: Sequence[str | Mapping[str, Any]] = ("CE", "KL"),
         loss_weights: Sequence[Schedulable] = (0.5, 0.5),
         *,
         axis: int | None = None,
@@ -80,7 +84,12 @@ class KnowledgeDistillationLoss:
             )
         if combine not in ("losses", "logits", "probabilities"):
             raise UsageError(f"combine must be 'losses', 'logits' or 'probabilities', not {combine!r}")
-        self.loss_types = tuple(loss_types)
+        losses = [named_loss(one) for one in loss_types]
+        if losses[0][1]:
+            raise UsageError(
+                f"the first of loss_types, {losses[0][0]}, names the loop's own loss, which has no options"
+            )
+        self.loss_types = tuple(name for name, _ in losses)
         self.axis, self.ignore_index, self.combine, self.outputs = axis, ignore_index, combine, tuple(outputs)
         self._temperature = parse_schedule(temperature, above=0.0)
         self._teacher_weights = _weights(teacher_weights)
@@ -90,10 +99,10 @@ class KnowledgeDistillationLoss:
             Term(
                 LOSSES.name(kind) or kind,
                 self._weight(parse_schedule(weight)),
-                self._computing(logit_loss(kind)),
+                self._computing(logit_loss(kind, **options)),
                 balance=self._ratio if check_balance(balance) else None,
             )
-            for kind, weight in zip(self.loss_types[1:], loss_weights[1:], strict=True)
+            for (kind, options), weight in zip(losses[1:], loss_weights[1:], strict=True)
         )
 
     def __call__(
@@ -198,13 +207,23 @@ def build_criterion(named: Named, conf: DistillationConf, outputs: Sequence[str]
     Raises:
         KDHooksError: its options don't fit together.
     """
+    check_options(named, conf, TABLES)
     if named.name == "KnowledgeDistillationLoss":
-        return KnowledgeDistillationLoss(**named.options, outputs=outputs)
-    own = named.name == "SelfKnowledgeDistillationLoss"
-    kind = SelfKnowledgeDistillationLoss if own else IntermediateLayersKnowledgeDistillationLoss
-    criterion = kind(**named.options)
-    criterion.locate = lambda path, message, advice: conf.problem(f"{named.path}.{path}", message, advice)
+        options = {key: value for key, value in named.options.items() if not key.endswith("from_logits")}
+        if False in (named.options.get("from_logits"), named.options.get("teacher_from_logits")):
+            raise UsageError("from_logits: false is for TensorFlow; what a PyTorch model returns is taken for logits")
+        return KnowledgeDistillationLoss(**options, outputs=outputs)
+    made = _TAPPING[named.name](**named.options)
+    made.locate = lambda path, message, advice: conf.problem(f"{named.path}.{path}", message, advice)
+    criterion: Criterion = made
     return criterion
+
+
+_TAPPING: dict[str, type[Any]] = {
+    "IntermediateLayersKnowledgeDistillationLoss": IntermediateLayersKnowledgeDistillationLoss,
+    "LargeVocabularyDistillationLoss": LargeVocabularyDistillationLoss,
+    "SelfKnowledgeDistillationLoss": SelfKnowledgeDistillationLoss,
+}
 
 
 def _weights(

@@ -20,7 +20,7 @@ from kdhooks.datasets import Arrays, build_dataset
 from kdhooks.datasets.draws import Draws, key
 from kdhooks.datasets.order import BatchOrder, BatchRows, EpochPosition
 from kdhooks.errors import DataError, UsageError
-from kdhooks.torch.batches import Batch, split_batch
+from kdhooks.loop.batches import Batch, split_batch
 from kdhooks.torch.outputs import describe
 from kdhooks.torch.transforms import Pipeline, own_randomness
 

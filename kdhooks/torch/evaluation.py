@@ -7,7 +7,7 @@ same score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from kdhooks.config.model import EvaluationSettings, ThreadSettings
-from kdhooks.errors import UsageError
+from kdhooks.loop.batches import split_batch
+from kdhooks.loop.parts import located
 from kdhooks.messages import logger
-from kdhooks.torch.batches import split_batch
 from kdhooks.torch.data import EpochLoader, build_dataloader
 from kdhooks.torch.metrics import build_metrics
 from kdhooks.torch.outputs import as_call
@@ -117,14 +117,6 @@ class Evaluation:
             with autocast(self._precision, first):
                 output = model(*args, **kwargs)
             self._metrics.update(*self._postprocess(output, move(parts.target)))
-
-
-def located(conf: Any, path: str, build: Callable[[], Any]) -> Any:
-    """What `build` returns; a `UsageError` of it gets the place in the configuration that it is about."""
-    try:
-        return build()
-    except UsageError as error:
-        raise conf.problem(path, str(error)) from None
 
 
 def _use_interop_threads(count: int | None) -> None:

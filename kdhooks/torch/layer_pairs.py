@@ -1,64 +1,31 @@
 """Pairs of layers at work: captured, matched, compared, trained and saved.
 
-A pair's modules are made at the first step that needs them, when both shapes are known. What they own trains as a
-guest of the loop's optimizer (`guests`).
+What a pair's modules own trains as a guest of the loop's optimizer (`guests`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdhooks.config.mappings import LayerPair, LayerTap
-from kdhooks.criterion import Step, Term
-from kdhooks.errors import CheckpointError, KDHooksError, ModelError
-from kdhooks.messages import logger
+from kdhooks.criterion import Step
+from kdhooks.errors import CheckpointError, ModelError
+from kdhooks.pairs.at_work import PairsAtWork
+from kdhooks.pairs.bound import Bound, Locate
+from kdhooks.pairs.masks import FeatureMask
+from kdhooks.pairs.options import PairOptions
 from kdhooks.torch.balance import gradient_ratio
 from kdhooks.torch.guests import Guests
-from kdhooks.torch.layer_mappings import found, tensors_of
-from kdhooks.torch.matchers import MatcherError
+from kdhooks.torch.layer_mappings import VALUES
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.outputs import as_call, constant
-from kdhooks.torch.pair_modules import PairModules, parameter_dtype
-from kdhooks.torch.pair_options import PairOptions
-from kdhooks.torch.taps import Taps
-from kdhooks.torch.teacher_taps import TeacherTaps
-from kdhooks.torch.wrappers import LayerError
-
-Locate = Callable[[str, str, str], KDHooksError]
-"""(path from the criterion's options on, what is wrong, what to do) -> the error to raise."""
+from kdhooks.torch.pair_modules import PairModules, Shape, parameter_dtype
 
 
-def no_location(path: str, message: str, advice: str) -> KDHooksError:
-    """The error of a criterion that was made in Python."""
-    return ModelError(f"{path}: {message}" + (f". {advice}" if advice else ""))
-
-
-@dataclass
-class Bound:
-    """The models of a run.
-
-    Attributes:
-        student: the student's layers, captured once for all criteria.
-        teachers: by name.
-        optimizer: the loop's, where it is known.
-        first_input: gives the first input of the training data, or None, for as long as its block lasts.
-        trains: whether steps of an optimizer will follow.
-    """
-
-    student: Taps
-    teachers: Mapping[str, Any]
-    optimizer: Any = None
-    first_input: Callable[[], AbstractContextManager[Any]] = nullcontext
-    trains: bool = True
-
-
-class LayerPairs:
+class LayerPairs(PairsAtWork):
     """The pairs of one criterion on the models of one run.
 
     Args:
@@ -66,174 +33,109 @@ class LayerPairs:
         bound: the models.
         teacher: the one that is followed.
         locate: makes errors.
+        mask: the option ``feature_mask``.
         balanced: whether `ratio` will be asked for.
-
-    Attributes:
-        pairs: with the layers' names as their authors gave them.
-        modules: what was made so far, by pair.
     """
 
+    values = VALUES
+
     def __init__(
-        self, options: PairOptions, bound: Bound, teacher: str, locate: Locate, *, balanced: bool = False
+        self,
+        options: PairOptions,
+        bound: Bound,
+        teacher: str,
+        locate: Locate,
+        mask: FeatureMask | None = None,
+        *,
+        balanced: bool = False,
     ) -> None:
-        self.bound, self.name, self.locate, self.balanced = bound, teacher, locate, balanced
-        self._options = options
-        self.taps: TeacherTaps = bound.teachers[teacher].tap()
-        self.pairs = [
-            replace(
-                pair,
-                student=self._located(pair.student, found, pair.student, bound.student),
-                teacher=self._located(pair.teacher, found, pair.teacher, self.taps),
-            )
-            for pair in options.pairs
-        ]
-        self.modules: dict[int, PairModules] = {}
+        super().__init__(options, bound, teacher, locate, mask)
+        self.balanced = balanced
         self._guests = Guests(bound.student.root, bound.optimizer)
-        self._watch = Monitor()
-        self._sums: list[tuple[str, Tensor]] = []
-        self._index = 0
+
+    def monitor(self) -> Monitor:
+        """An empty monitor, for what is noted about the teacher's features."""
+        return Monitor()
 
     def attach(self) -> None:
         """Put hooks on the layers of both models."""
-        live = [self.pairs[index] for index in self._options.live()]
-        self.bound.student.attach([pair.student.key for pair in live])
-        self.taps.attach([pair.teacher.key for pair in live])
-        for pair in live if self.balanced else ():
-            self.bound.student.slots[pair.student.key].keeps_edges = True
-
-    def ratio(self, index: int, student_loss: Tensor, value: Tensor) -> Tensor:
-        """How much harder the loop's own loss pulls on a pair's layer of the student than the pair does."""
-        pair, student = self.pairs[index], self.bound.student
-        what = f"student {student.kind}: layer {pair.student}"
-        try:
-            return gradient_ratio(student_loss, value, student.slots[pair.student.key].edges, what)
-        except ModelError as error:
-            raise self.locate(pair.path, f"pair {pair}: {error}", "Leave balance out, or map another layer.") from None
-
-    def detach(self) -> None:
-        """Take everything off both models and out of the optimizer."""
-        self._guests.leave()
-        self.bound.student.detach()
-        self.bound.teachers[self.name].untap()
-
-    def release(self) -> None:
-        """Let go of a step's features, and note which of the teacher's were finite."""
-        if self._sums:
-            self._watch.record(self._index, tuple(name for name, _ in self._sums), [value for _, value in self._sums])
-            self._sums = []
-        self.bound.student.release()
-        self.bound.teachers[self.name].release()
-
-    def explain(self) -> str | None:
-        """Which of the teacher's layers was not finite first, if one was; waits for the device."""
-        bad = self._watch.first_bad()
-        if bad is None:
-            return None
-        pair = self.pairs[int(bad[1])]
-        message = f"pair {pair}: teacher {self.taps.kind}: layer {pair.teacher} returned NaN or infinite values"
-        advice = "Look at the teacher's inputs, weights and precision."
-        return str(self.locate(pair.teacher.path, f"{message} at step {bad[0]}", advice))
+        super().attach()
+        for index in self.options.live() if self.balanced else ():
+            for tap in self.pairs[index].students:
+                self.bound.student.slots[tap.key].keeps_edges = True
 
     # ---- a step ------------------------------------------------------------------------------------
 
     def loss(self, index: int, step: Step) -> Tensor:
         """The unweighted loss of a pair."""
-        features = self._features(index, step.features(self.name))
-        if index not in self.modules:
-            self._build(index, *features[0])
-            self._guests.add(self.modules[index].parameters() if self.bound.trains else ())
-        modules = self.modules[index]
-        values = [modules(one, other, step) for one, other in features]
-        value = values[0] if len(values) == 1 else torch.stack(values).mean()
-        self._index = step.index
-        self._note(index, [other for _, other in features])
+        value: Tensor = super().loss(index, step)
         self._guests.settle()
         self._guests.follow(value)
         return value
 
+    def constants(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
+        """The teacher's features of one call without a graph, where the student's are."""
+        devices = [feature.device for feature in student]
+        beside = [devices[min(level, len(devices) - 1)] for level in range(len(teacher))]
+        return [_beside(constant(feature), where) for feature, where in zip(teacher, beside, strict=True)]
+
     @torch.no_grad()
-    def _note(self, index: int, features: Sequence[Tensor]) -> None:
-        """Keep a number that is finite where the teacher's features are; nobody looks at it before it is asked for."""
+    def added_up(self, features: Sequence[Tensor]) -> Tensor:
+        """A scalar that is finite where features are."""
         wide = torch.promote_types(features[0].dtype, torch.float32)
         sums = [feature.sum(dtype=wide) for feature in features]
-        self._sums.append((str(index), sums[0] if len(sums) == 1 else torch.stack(sums).sum()))
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
 
-    def _features(self, index: int, taps: TeacherTaps) -> list[tuple[Tensor, Tensor]]:
-        """The student's and the teacher's feature for each call that counts; the teacher's without a graph."""
-        pair, student = self.pairs[index], self.bound.student
-        mine = self._located(pair.student, tensors_of, pair.student, student, pair.calls, pair=pair)
-        theirs = self._located(pair.teacher, tensors_of, pair.teacher, taps, pair.calls, pair=pair)
-        if len(mine) != len(theirs):
-            raise self.locate(
-                pair.path,
-                f"pair {pair}: student {student.kind} called its layer {len(mine)} times and teacher {taps.kind} "
-                f"{len(theirs)} times",
-                "Write calls: last, first or mean.",
-            )
-        return [(one, _beside(constant(other), one)) for one, other in zip(mine, theirs, strict=True)]
+    def mean(self, losses: Sequence[Tensor]) -> Tensor:
+        """The mean of several scalars."""
+        return torch.stack(list(losses)).mean()
 
-    def _build(self, index: int, student: Tensor, teacher: Tensor) -> None:
-        """Make a pair's modules for the features that are there."""
-        pair = self.pairs[index]
-        shapes = list(student.shape), list(teacher.shape)
-        for tensor, tap, taps in ((student, pair.student, self.bound.student), (teacher, pair.teacher, self.taps)):
-            if not tensor.is_floating_point():
-                kind = str(tensor.dtype).removeprefix("torch.")
-                message = f"pair {pair}: {taps.role} {taps.kind}: layer {tap} gives {kind}, which can't be followed"
-                raise self.locate(tap.path, message, "Map a layer whose values are floats.")
-        try:
-            self.modules[index] = self._make(index, *shapes, parameter_dtype(student), student.device)
-        except MatcherError as error:
-            name, given = self._options.matchers[index], self._options.matchers_given
-            sides = f"student {self.bound.student.kind} {shapes[0]} and teacher {self.taps.kind} {shapes[1]}"
-            raise self.locate(
-                pair.path,
-                f"pair {pair}: no feature matcher {name!r} for {sides}: {error}",
-                "Write auto in feature_matchers." if given and name != "auto" else "Map layers with other shapes.",
-            ) from None
-        except ModelError as error:
-            raise self.locate(pair.path, f"pair {pair}: {error}", "") from None
+    def gradient_ratio(self, student_loss: Tensor, value: Tensor, keys: Sequence[Any], what: str) -> Tensor:
+        """How much harder one loss pulls on the student's layers than another."""
+        edges = [edge for key in keys for edge in self.bound.student.slots[key].edges]
+        return gradient_ratio(student_loss, value, edges, what)
 
-    def _make(
-        self, index: int, student: Sequence[int], teacher: Sequence[int], dtype: torch.dtype, device: torch.device
+    def run_student(self, given: Any) -> None:
+        """A forward of the student that counts as one before a loss."""
+        args, kwargs = as_call(given)
+        with torch.enable_grad():
+            self.bound.student.root(*args, **kwargs)
+
+    # ---- modules -----------------------------------------------------------------------------------
+
+    def make(self, index: int, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> PairModules:
+        """A pair's modules for features of these shapes."""
+        mine: list[Shape] = [self.shape(tensor) for tensor in student]
+        theirs: list[Shape] = [self.shape(tensor) for tensor in teacher]
+        return self._made(index, mine, theirs, parameter_dtype(student[0]), student[0].device)
+
+    def _made(
+        self, index: int, student: list[Shape], teacher: list[Shape], dtype: torch.dtype, device: torch.device
     ) -> PairModules:
-        options = self._options
+        options = self.options
         return PairModules(index, options.matchers[index], options.losses[index], student, teacher, dtype, device)
 
-    def _located(self, tap: LayerTap, look: Callable[..., Any], *args: Any, pair: LayerPair | None = None) -> Any:
-        try:
-            return look(*args)
-        except LayerError as error:
-            about = f"pair {pair}: " if pair is not None else ""
-            raise self.locate(tap.path, about + error.message, error.advice) from None
+    def trainable(self, modules: PairModules) -> Sequence[nn.Parameter]:
+        """The parameters of a pair's modules that learn."""
+        return list(modules.parameters())
 
-    # ---- parameters and state ----------------------------------------------------------------------
+    def admit(self, index: int, parameters: Sequence[nn.Parameter]) -> None:
+        """Train the parameters of a pair from now on."""
+        self._guests.add(parameters)
 
-    def parameters(self, terms: Sequence[Term]) -> Iterator[nn.Parameter]:
-        """The trainable parameters; their shapes are looked up with a first batch where no loss was computed yet."""
-        if not self.modules and self._options.live():
-            self._look(terms)
-        for modules in self.modules.values():  # in the order in which they were made
-            yield from modules.parameters()
+    def leave(self) -> None:
+        """Take everything out of the optimizer."""
+        self._guests.leave()
 
-    def _look(self, terms: Sequence[Term]) -> None:
-        with self.bound.first_input() as given:
-            if given is None:
-                logger.warning(
-                    "the feature matchers are made at the first loss, so they have no parameters yet: give "
-                    "on_train_begin a dataloader to have them now"
-                )
-                return
-            args, kwargs = as_call(given)
-            with torch.enable_grad():
-                self.bound.student.root(*args, **kwargs)
-            step = Step(0, given, None, teachers=self.bound.teachers)
-            step.demand(terms)
-            taps = step.features(self.name)
-            for index in self._options.live():
-                self._build(index, *self._features(index, taps)[0])
-            self._guests.add(parameter for modules in self.modules.values() for parameter in modules.parameters())
-        self.release()
+    def integer_kind(self, tensor: Tensor) -> str | None:
+        """The dtype of a tensor whose values are no floats."""
+        return None if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
+
+    def shape(self, tensor: Tensor) -> list[Any]:
+        """A tensor's shape."""
+        return list(tensor.shape)
+
+    # ---- state -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Shapes, weights and what the optimizer keeps for them; plain data and tensors."""
@@ -255,17 +157,15 @@ class LayerPairs:
         Raises:
             CheckpointError: it is of other pairs, matchers or losses.
         """
-        if state.get("pairs") != len(self.pairs):
-            raise CheckpointError(
-                f"the state holds {state.get('pairs')} pairs of layers, and this criterion has {len(self.pairs)}"
-            )
+        self.check_state(state)
         root = self.bound.student.root
         device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
         made: dict[int, PairModules] = {}
         for number, saved in state["modules"].items():
             index, dtype = int(number), getattr(torch, saved["dtype"])
             try:
-                made[index] = self._make(index, saved["student"], saved["teacher"], dtype, device)
+                shapes = (_levels(saved["student"]), _levels(saved["teacher"]))
+                made[index] = self._made(index, *shapes, dtype, device)
                 made[index].load_state_dict(saved["weights"])
             except (RuntimeError, ModelError) as error:
                 reason = str(error).splitlines()[-1].strip()
@@ -276,5 +176,10 @@ class LayerPairs:
         self._guests.add((parameter for modules in made.values() for parameter in modules.parameters()), state["slots"])
 
 
-def _beside(teacher: Tensor, student: Tensor) -> Tensor:
-    return teacher if teacher.device == student.device else teacher.to(student.device, non_blocking=True)
+def _levels(saved: Any) -> list[Shape]:
+    """The shape of each layer; states of older versions have one shape."""
+    return [saved] if saved and isinstance(saved[0], int) else saved
+
+
+def _beside(teacher: Tensor, device: torch.device) -> Tensor:
+    return teacher if teacher.device == device else teacher.to(device, non_blocking=True)

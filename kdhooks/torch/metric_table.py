@@ -6,42 +6,17 @@ torchmetrics is imported before a metric is asked for.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from kdhooks.config.model import Named
-from kdhooks.datasets import UNLABELLED
-from kdhooks.datasets.options import call_with_options, whole
 from kdhooks.errors import MissingPackageError, UsageError
+from kdhooks.loop.metric_entries import Entry, ks_of, parameters_of, with_classes
 from kdhooks.names import Table, did_you_mean, fold
 from kdhooks.registry import REGISTERED_METRICS
 
 METRICS: Table[Callable[..., Any]] = Table("metric")
 """The metrics of ours; users' own are in `kdhooks.registry`, and torchmetrics' go by their class names."""
-
-TRIAL_CLASSES = 1000
-"""Stands in for the number of classes where names and options are tried out before it is known."""
-
-
-@dataclass
-class Entry:
-    """One number that is measured.
-
-    Attributes:
-        name: of the number.
-        build: from the number of classes (0: there are none) to the metric.
-        form: what the metric is of: logits with class numbers, plain numbers, or either.
-        skips_unlabelled: the metric itself leaves out class numbers of -100.
-        metric: the metric at work; None before the first batch.
-    """
-
-    name: str
-    build: Callable[[int], Any]
-    form: Literal["classes", "numbers", "any"] = "any"
-    skips_unlabelled: bool = False
-    metric: Any = None
 
 
 def entries_of(named: Named) -> list[Entry]:
@@ -49,51 +24,20 @@ def entries_of(named: Named) -> list[Entry]:
     _torchmetrics()
     name = METRICS.name(named.name)
     if name == "topk":
-        return [_ours(f"top{k}", METRICS["topk"], {"k": k}) for k in _ks(named.options)]
+        return [_ours(f"top{k}", METRICS["topk"], {"k": k}) for k in ks_of(named.options)]
     if name is not None:
         return [_ours(name, METRICS[name], named.options)]
     registered = REGISTERED_METRICS.name(named.name)
     if registered is not None:
-        return [Entry(registered, _with_classes(registered, REGISTERED_METRICS[registered], named.options))]
+        return [Entry(registered, with_classes(registered, REGISTERED_METRICS[registered], named.options))]
     factory = _torchmetrics_class(named)
-    build = _with_classes(named.name, factory, named.options)
-    return [Entry(named.name, build, skips_unlabelled="ignore_index" in _parameters(factory))]
-
-
-def _ks(options: Mapping[str, Any]) -> list[int]:
-    given = call_with_options("metric", "topk", lambda k=1: k, options)
-    values = given if isinstance(given, (list, tuple)) and given else [given]
-    return [whole("topk: k", value, least=1) for value in values]
+    build = with_classes(named.name, factory, named.options)
+    return [Entry(named.name, build, skips_unlabelled="ignore_index" in parameters_of(factory))]
 
 
 def _ours(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Entry:
     form: Literal["classes", "numbers"] = "numbers" if name in _OF_NUMBERS else "classes"
-    return Entry(name, _with_classes(name, factory, options), form, skips_unlabelled=True)
-
-
-def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return {}
-
-
-def _with_classes(name: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Callable[[int], Any]:
-    """A function from the number of classes to the metric, with what its factory takes besides the options."""
-    parameters = _parameters(factory)
-
-    def build(classes: int) -> Any:
-        ours = {"num_classes": classes, "ignore_index": UNLABELLED, "validate_args": False}
-        given = {key: value for key, value in ours.items() if key in parameters and (key != "num_classes" or classes)}
-        # torchmetrics has one switch for checking options and every batch; the trial is where it checks.
-        if classes == TRIAL_CLASSES and "validate_args" in parameters:
-            given["validate_args"] = True
-        try:
-            return call_with_options("metric", name, factory, {**given, **options}, closed=True)
-        except (ValueError, TypeError) as problem:
-            raise UsageError(f"the metric {name!r} refuses its options: {problem}") from None
-
-    return build
+    return Entry(name, with_classes(name, factory, options), form, skips_unlabelled=True)
 
 
 def _torchmetrics() -> Any:

@@ -7,7 +7,7 @@ torchmetrics is imported when a set is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 from kdhooks.config.model import EvaluationSettings, MetricSettings
 from kdhooks.datasets import UNLABELLED
 from kdhooks.errors import DataError, UsageError
+from kdhooks.loop.metric_entries import Entry, Scores
 from kdhooks.registry import register_metric
-from kdhooks.torch.metric_table import METRICS, TRIAL_CLASSES, Entry, entries_of
+from kdhooks.torch.metric_table import METRICS, entries_of
 from kdhooks.torch.outputs import logits_of
 
 __all__ = ["METRICS", "MetricSet", "build_metrics", "register_metric"]
@@ -36,15 +37,11 @@ def build_metrics(settings: EvaluationSettings) -> MetricSet:
     return MetricSet(settings.metrics)
 
 
-class MetricSet:
+class MetricSet(Scores):
     """Several metrics, updated together.
 
     Args:
         settings: one or more metrics with their weights.
-
-    Attributes:
-        names: what `compute` returns, in order.
-        higher_is_better: of the score: of the one metric, or true where several are weighed together.
 
     >>> from kdhooks.config.model import Named
     >>> metrics = MetricSet([MetricSettings(Named("topk", {"": [1, 2]}))])
@@ -54,26 +51,8 @@ class MetricSet:
     """
 
     def __init__(self, settings: Sequence[MetricSettings]) -> None:
-        if not settings:
-            raise UsageError("evaluation needs at least one metric")
-        self._entries: list[Entry] = []
-        self._shares: list[tuple[str, float, bool]] = []
-        for setting in settings:
-            entries = [self._renamed(entry) for entry in entries_of(setting.metric)]
-            higher = [_higher(entry.name, entry.build(TRIAL_CLASSES), setting) for entry in entries]
-            self._shares.append((entries[0].name, setting.weight, higher[0]))
-        self.names = tuple(entry.name for entry in self._entries)
-        self.higher_is_better = self._shares[0][2] if len(settings) == 1 else True
+        super().__init__(settings, entries_of)
         self.reset()
-
-    def _renamed(self, entry: Entry) -> Entry:
-        """Add an entry under a name that no other has."""
-        taken = {other.name for other in self._entries}
-        name, number = entry.name, 2
-        while entry.name in taken:
-            entry.name, number = f"{name}_{number}", number + 1
-        self._entries.append(entry)
-        return entry
 
     def reset(self) -> None:
         """Forget all batches, and the number of classes."""
@@ -165,29 +144,6 @@ class MetricSet:
         if number != number and isinstance(rows, Tensor) and not int(rows):
             raise DataError("there is nothing to evaluate: no row of the evaluation data has a label")
         return number
-
-    def score(self, values: Mapping[str, float]) -> float:
-        """One number of what `compute` returned.
-
-        The value of the only metric; of several, the sum of weight times value, where metrics of which lower is
-        better count negative. Of ``topk: [1, 5]`` the first counts.
-        """
-        if len(self._shares) == 1:
-            return values[self._shares[0][0]]
-        return sum(weight * (values[name] if higher else -values[name]) for name, weight, higher in self._shares)
-
-
-def _higher(name: str, metric: Any, setting: MetricSettings) -> bool:
-    """Whether a metric is better when it is higher: as the settings say, or as the metric does."""
-    for member in ("update", "compute"):
-        if not callable(getattr(metric, member, None)):
-            raise UsageError(f"the metric {name!r} must have update(output, target) and compute(); it has no {member}")
-    higher = setting.higher_is_better
-    if higher is None:
-        higher = getattr(metric, "higher_is_better", None)
-    if higher is None:
-        raise UsageError(f"the metric {name!r} does not say whether higher is better: set its higher_is_better")
-    return bool(higher)
 
 
 def _rows(output: Tensor, target: Tensor) -> tuple[int, Tensor, Tensor]:

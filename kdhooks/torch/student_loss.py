@@ -15,6 +15,9 @@ from kdhooks.torch.losses import TARGET_LOSSES
 from kdhooks.torch.outputs import describe, logits_of
 from kdhooks.torch.postprocess import Postprocess
 
+NO_LOSS = "none"
+"""What the loop's own loss is called where a criterion computes the labels' loss itself."""
+
 UNLABELLED = -100
 """The label of a position that the loss leaves out."""
 
@@ -68,12 +71,25 @@ class StudentLoss:
             ) from None
 
 
+class NoStudentLoss(StudentLoss):
+    """A zero, where a criterion computes the labels' loss itself and the loop's own has weight 0."""
+
+    def __init__(self) -> None:
+        self.name = NO_LOSS
+
+    def __call__(self, output: Any, target: Any, mask: Tensor | None = None) -> Tensor:
+        """A zero on the target's device."""
+        return torch.zeros((), device=target.device if isinstance(target, Tensor) else None)
+
+
 def build_student_loss(conf: DistillationConf, name: str, postprocess: Postprocess) -> StudentLoss:
     """The loss that the first criterion labels the student's own loss with.
 
     Raises:
         ConfigError: there is no such loss against labels.
     """
+    if name == NO_LOSS:
+        return NoStudentLoss()
     if name in TARGET_LOSSES:
         return StudentLoss(name, postprocess, conf.settings.model.outputs)
     path = f"{conf.settings.distillation.train.criterion[0].path}.loss_types[0]"

@@ -129,6 +129,11 @@ class _Hook:
         return Gone, ()
 
 
+def is_ours(hook: Any) -> bool:
+    """Whether a hook is one that captures, and changes nothing."""
+    return isinstance(hook, (_Hook, Gone))
+
+
 class _Begin(_Hook):
     """On the root, before its forward."""
 
@@ -182,13 +187,14 @@ class Taps:
     Args:
         model: whose layers are named; seen through its wrappers.
         role: what the model is called in errors.
+        other: role and model of the other side, for the error about a layer that only that one has.
 
     Attributes:
         inside: whether the root's forward is under way.
     """
 
-    def __init__(self, model: nn.Module, role: str = "student") -> None:
-        self.model, self.role = model, role
+    def __init__(self, model: nn.Module, role: str = "student", other: tuple[str, nn.Module] | None = None) -> None:
+        self.model, self.role, self._other = model, role, other
         self.root = inside(model)
         self.kind = type(self.root).__name__
         self.slots: dict[Key, Slot] = {}
@@ -207,7 +213,7 @@ class Taps:
 
     def find(self, layer: str) -> str:
         """The name of a layer as its author gave it; LayerError where there is none."""
-        return find_layer(self.model, layer, self.role)[0]
+        return find_layer(self.model, layer, self.role, self._other)[0]
 
     def attach(self, keys: Iterable[Key]) -> None:
         """Put hooks on layers; on those that have one already none is added."""
@@ -216,7 +222,7 @@ class Taps:
             if key in self.slots:
                 continue
             slot = self.slots[key] = Slot(key)
-            module = find_layer(self.model, key[0], self.role)[1]
+            module = find_layer(self.model, key[0], self.role, self._other)[1]
             if key[1]:
                 self._handles.append(module.register_forward_pre_hook(_Input(self, slot), with_kwargs=True))
             else:

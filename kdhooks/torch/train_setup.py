@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.messages import logger
+from kdhooks.loop.parts import located, resumed
+from kdhooks.loop.rates import RateSchedule
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import NAME
 from kdhooks.torch.data import build_dataloader
-from kdhooks.torch.evaluation import located, score_is_higher_better
-from kdhooks.torch.optimizers import RateSchedule, build_optimizer, build_rate_schedule
+from kdhooks.torch.evaluation import score_is_higher_better
+from kdhooks.torch.optimizers import build_optimizer, build_rate_schedule
 from kdhooks.torch.placement import data_seed, place, seed_generators, training_device
 from kdhooks.torch.postprocess import build_postprocess
 from kdhooks.torch.ranks import Ranks
@@ -93,7 +94,7 @@ def prepare(distiller: Any, ranks: Ranks) -> Parts:
         inputs=conf.settings.model.inputs,
         input_columns=() if loader is None else loader.input_columns,
         checkpoint=conf.workspace / NAME,
-        resume=_resumed(conf.workspace, tuning.resume),
+        resume=resumed(conf.workspace, tuning.resume, NAME),
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
     )
 
@@ -167,16 +168,3 @@ def _forward(student: nn.Module, device: torch.device, ranks: Ranks, *, compiled
 
     # a function, because compiling a module leaves an attribute on it
     return torch.compile(forward) if compiled else model
-
-
-def _resumed(workspace: Path, resume: bool | str) -> Path | None:
-    """The file to continue; with ``resume: true`` only where there is one."""
-    if isinstance(resume, str):
-        return Path(resume) / NAME if Path(resume).is_dir() else Path(resume)
-    path = workspace / NAME
-    if not resume:
-        return None
-    if not path.exists():
-        logger.info("there is no checkpoint at %s yet: the run begins anew", path)
-        return None
-    return path

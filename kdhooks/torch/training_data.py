@@ -1,136 +1,24 @@
-"""The batches of the built-in loop, from the beginning of an epoch or from its middle.
-
-Rules: an epoch that is continued serves the very batches that it would have served. Our own loaders jump to the
-place. A user's loader is replayed: the generators get the states they had when the epoch began, the batches that
-were trained on are fetched and dropped, and then the generators get the states of the checkpoint.
-"""
+"""The built-in loop's batches, with the generators of a user's ``DataLoader``; see `kdhooks.loop.training_data`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from typing import Any
-
 import torch
 
-from kdhooks.errors import CheckpointError, DataError
-from kdhooks.torch.data import EpochLoader
-from kdhooks.torch.outputs import describe
+from kdhooks.loop import training_data
+from kdhooks.loop.training_data import jumps, parts_of
 
 
-class TrainingData:
-    """A loader, with all that an epoch of it depends on.
+class TrainingData(training_data.TrainingData):
+    """A loader, with all that an epoch of it depends on: an `EpochLoader`, a ``DataLoader``, or any iterable."""
 
-    Args:
-        loader: what serves the batches: an `EpochLoader`, a ``DataLoader``, or any iterable.
-        generators: the backend, for the states of Python's, NumPy's and torch's generators.
-        limit: batches an epoch at most; None for all.
+    expected = "a DataLoader or another iterable"
 
-    Raises:
-        DataError: the loader can't be iterated over.
-
-    Attributes:
-        start: the states with which the present epoch began; None between two epochs.
-    """
-
-    def __init__(self, loader: Any, generators: Any, limit: int | None = None) -> None:
-        if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
-            raise DataError(
-                f"train_dataloader must be a DataLoader or another iterable of batches, not {describe(loader)}"
-            )
-        self.loader, self.limit = loader, limit
-        self.start: dict[str, Any] | None = None
-        self._generators = generators
-
-    def __len__(self) -> int:
-        """Batches an epoch; TypeError where the loader does not know."""
-        whole = len(self.loader)
-        return whole if self.limit is None else min(whole, self.limit)
-
-    def length(self) -> int | None:
-        """Batches an epoch, or None where the loader does not know."""
-        try:
-            return len(self)
-        except TypeError:
-            return self.limit
-
-    def states(self) -> dict[str, Any]:
-        """The states of all generators, now."""
-        own = {name: generator.get_state() for name, generator in _own_generators(self.loader)}
-        return {"rng": self._generators.rng_state(), "loader": own}
-
-    def restore(self, states: Mapping[str, Any]) -> None:
-        """Put the states of all generators back."""
-        self._generators.set_rng_state(states["rng"])
-        for name, generator in _own_generators(self.loader):
-            if name in states["loader"]:
-                generator.set_state(states["loader"][name])
-
-    def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of an epoch from its beginning."""
-        self._set_epoch(number, 0)
-        self.start = self.states()
-        return islice(iter(self.loader), self.limit)
-
-    def rest_of_epoch(self, number: int, skip: int, start: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Any]:
-        """The batches of an epoch after the first `skip`.
-
-        Args:
-            number: of the epoch.
-            skip: batches that were trained on before the checkpoint.
-            start: the states with which the epoch began.
-            now: the states of the checkpoint.
-
-        Raises:
-            CheckpointError: the loader does not have as many batches.
-        """
-        self._set_epoch(number, skip)
-        self.restore(start)
-        self.start = dict(start)
-        batches = iter(self.loader)
-        if not isinstance(self.loader, EpochLoader):
-            served = sum(1 for _ in islice(batches, skip))
-            if served < skip:
-                raise CheckpointError(
-                    f"the checkpoint stands after batch {skip} of epoch {number}, and the train_dataloader has "
-                    f"{served}: it is another one"
-                )
-        self.restore(now)
-        return islice(batches, None if self.limit is None else max(0, self.limit - skip))
-
-    def end_epoch(self) -> None:
-        """The epoch is over."""
-        self.start = None
-
-    def _set_epoch(self, number: int, skip: int) -> None:
-        if isinstance(self.loader, EpochLoader):
-            self.loader.set_epoch(number, start_batch=skip)
-            return
-        for part in _parts(self.loader).values():
-            if callable(getattr(part, "set_epoch", None)):
-                part.set_epoch(number)  # a part that two names reach is told twice, which changes nothing
-
-
-def _parts(loader: Any) -> dict[str, Any]:
-    """What may have an order of its own: the loader, its samplers and its dataset."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    parts = {
-        "loader": loader,
-        "sampler": getattr(loader, "sampler", None),
-        "batch_sampler": batch_sampler,
-        "batch_sampler.sampler": getattr(batch_sampler, "sampler", None),
-        "dataset": getattr(loader, "dataset", None),
-    }
-    return {name: part for name, part in parts.items() if part is not None}
-
-
-def _own_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
-    """The generators of a user's loader and samplers, each under its first name."""
-    if isinstance(loader, EpochLoader):
-        return []
-    found: dict[int, tuple[str, torch.Generator]] = {}
-    for name, part in _parts(loader).items():
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found.setdefault(id(generator), (name, generator))
-    return list(found.values())
+    def _own_generators(self) -> list[tuple[str, torch.Generator]]:
+        if jumps(self.loader):
+            return []
+        found: dict[int, tuple[str, torch.Generator]] = {}
+        for name, part in parts_of(self.loader).items():
+            generator = getattr(part, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found.setdefault(id(generator), (name, generator))
+        return list(found.values())

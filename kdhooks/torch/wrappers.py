@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from kdhooks.errors import ModelError
+from kdhooks.errors import LayerError
 from kdhooks.names import closest
+
+__all__ = ["LayerError", "compiled_parts", "find_layer", "inside", "living", "named_layers", "something_was_traced"]
 
 _SEGMENTS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _AROUND = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -57,16 +59,19 @@ def _below(module: nn.Module, prefix: str, above: tuple[int, ...]) -> Iterator[t
         yield from _below(inside(child), f"{prefix}{name}.", (*above, id(child)))
 
 
-def find_layer(model: nn.Module, name: str, role: str) -> tuple[str, nn.Module]:
+def find_layer(
+    model: nn.Module, name: str, role: str, other: tuple[str, nn.Module] | None = None
+) -> tuple[str, nn.Module]:
     """The name and the module of a layer.
 
     Args:
         model: where to look.
         name: as a mapping has it, with or without the segments of wrappers.
         role: what the model is called in errors: ``student``, ``teacher``.
+        other: role and model of the other side, which an error mentions where the layer is there.
 
     Raises:
-        ModelError: there is no such layer, or only several that end like it; `advice` has the suggestion.
+        LayerError: there is no such layer, or only several that end like it; `advice` has the suggestion.
     """
     layers = named_layers(model)
     if name in layers:
@@ -82,24 +87,11 @@ def find_layer(model: nn.Module, name: str, role: str) -> tuple[str, nn.Module]:
         message = f"{role} {kind} has {len(alike)} layers that end in {name!r}: {shown}"
         raise LayerError(message, "Write the whole name.")
     near = closest(name, [layer for layer in layers if layer])
-    advice = (f"Did you mean {near!r}? " if near else "") + "All layers: kdhooks layers MODEL"
+    theirs = ""
+    if other is not None and isinstance(other[1], nn.Module) and name in named_layers(other[1]):
+        theirs = f"The {other[0]} {type(inside(other[1])).__name__} has one. "
+    advice = theirs + (f"Did you mean {near!r}? " if near else "") + "All layers: kdhooks layers MODEL"
     raise LayerError(f"{role} {kind} has no layer {name!r}", advice)
-
-
-class LayerError(ModelError):
-    """A mapping that doesn't fit a model, before its place in the configuration is known.
-
-    Attributes:
-        message: what is wrong, in one sentence without a full stop.
-        advice: one thing to do about it.
-    """
-
-    def __init__(self, message: str, advice: str = "") -> None:
-        super().__init__(message, advice)
-        self.message, self.advice = message, advice
-
-    def __str__(self) -> str:
-        return f"{self.message}. {self.advice}".rstrip(". ") if self.advice else self.message
 
 
 def something_was_traced() -> bool:

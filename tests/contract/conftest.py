@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.backends import BACKENDS, ContractBackend
+from tests.contract.frameworks import FRAMEWORKS, Framework
 
 
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest) -> ContractBackend:
     return BACKENDS[request.param]
+
+
+@pytest.fixture(params=sorted(FRAMEWORKS))
+def framework(request: pytest.FixtureRequest) -> Framework:
+    return FRAMEWORKS[request.param]

@@ -1,14 +1,11 @@
-"""Which shapes and options every loss is tried with, and how one is computed: arrays in, arrays out."""
+"""Which shapes and options every loss is tried with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from tests.contract import feature_oracle as oracle
 from tests.contract.oracle import Array
@@ -105,22 +102,6 @@ def drawn(shapes: Shapes, seed: int, name: str = "") -> Any:
         return [generator.normal(size=shape) for shape in shapes]
     found = generator.normal(size=shapes)
     return oracle.softmax(found) if name == "attention_kl" else found
-
-
-def tensors(features: Any, dtype: torch.dtype, *, grad: bool = False) -> Any:
-    if isinstance(features, list):
-        return [tensors(one, dtype, grad=grad) for one in features]
-    return torch.tensor(features).to(dtype).requires_grad_(grad)
-
-
-def computed(loss: Callable[..., Tensor], student: Any, teacher: Any, dtype: torch.dtype = torch.float64) -> Any:
-    """The value and the gradients with respect to the student's features, in float64."""
-    given = tensors(student, dtype, grad=True)
-    value = loss(given, tensors(teacher, dtype))
-    assert value.shape == () and value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    leaves = given if isinstance(given, list) else [given]
-    gradients = [one.double().numpy() for one in torch.autograd.grad(value, leaves)]
-    return float(value.detach()), gradients if isinstance(given, list) else gradients[0]
 
 
 def labelled(shape: tuple[int, ...], classes: int) -> Array:

@@ -104,12 +104,7 @@ def crd(
     log_constants: list[Any] | None = None,
 ) -> Any:
     """`negatives` are rows of the memory [N, K]; `log_constants` those of both sides, once they are known."""
-    embedded = []
-    for side, feature in (("student", student), ("teacher", teacher)):
-        pooled_feature = feature.reshape(*feature.shape[:2], -1).mean(2) if feature.ndim >= 4 else feature
-        pooled_feature = feature.mean(1) if feature.ndim == 3 else pooled_feature
-        x = pooled_feature @ numbers[f"{side}_embedding.weight"].T + numbers[f"{side}_embedding.bias"]
-        embedded.append(np.stack([one / norm(one) for one in x]))
+    embedded = crd_embedded(numbers, student, teacher)
     constants = log_constants or crd_log_constants(numbers, embedded, negatives, temperature)
     total = student.dtype.type(0)
     share = negatives.shape[1] / len(numbers["student_memory"])
@@ -126,6 +121,17 @@ def crd(
     return total / len(student)
 
 
+def crd_embedded(numbers: Numbers, student: Array, teacher: Array) -> list[Array]:
+    """Unit embeddings [N, width] of both features."""
+    embedded = []
+    for side, feature in (("student", student), ("teacher", teacher)):
+        pooled_feature = feature.reshape(*feature.shape[:2], -1).mean(2) if feature.ndim >= 4 else feature
+        pooled_feature = feature.mean(1) if feature.ndim == 3 else pooled_feature
+        x = pooled_feature @ numbers[f"{side}_embedding.weight"].T + numbers[f"{side}_embedding.bias"]
+        embedded.append(np.stack([one / norm(one) for one in x]))
+    return embedded
+
+
 def crd_log_constants(numbers: Numbers, embedded: list[Array], negatives: Array, temperature: float) -> list[Any]:
     """log(M times the mean of e^{s·t / τ}) over a batch's positives and negatives, for each side."""
     found = []
@@ -138,4 +144,4 @@ def crd_log_constants(numbers: Numbers, embedded: list[Array], negatives: Array,
     return found
 
 
-__all__ = ["convolved", "crd", "mgd", "pooled", "review", "vid"]
+__all__ = ["convolved", "crd", "crd_embedded", "mgd", "pooled", "review", "vid"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kdhooks.errors import DataError
-from kdhooks.torch.batches import Batch, split_batch
+from kdhooks.loop.batches import Batch, split_batch
 
 X, Y, Z, M = (torch.full((2,), float(n)) for n in range(4))
 

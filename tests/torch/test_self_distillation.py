@@ -270,3 +270,47 @@ def test_faults_of_a_configuration_have_their_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Distillation(written(tmp_path, "temperature: 2.0"))
     assert "has no layer_mappings, so no layer is compared" in str(caught.value)
+
+
+def test_the_temperature_may_be_a_schedule() -> None:
+    schedule = {"linear": {"from": 4.0, "to": 2.0, "steps": 2}}
+    groups = [[["exit1", "exit2"], ["head"]], [["two", "three"]]]
+    model, (x, y) = student(), batches()[0]
+    with attached(model, groups, schedule, [{"KL": {"temperature": 5.0}}, "KL", "L2"]) as distiller:
+        for number in (4.0, 3.0, 2.0, 2.0):
+            step(distiller, model, x, y)
+            head, exit1, exit2 = model(x)
+            for name, logits, temperature in (("KL[exit1]", exit1, 5.0), ("KL[exit2]", exit2, number)):
+                expected = temperature**2 * F.kl_div(
+                    (logits / temperature).log_softmax(-1),
+                    (head / temperature).log_softmax(-1),
+                    reduction="batchmean",
+                    log_target=True,
+                )
+                assert distiller.losses[name] == pytest.approx(expected.item(), rel=1e-5)
+    assert callable(distiller.criterion.temperature)
+    with attached(model, groups, lambda step: 1.0 - step, "KL") as distiller:
+        step(distiller, model, x, y)
+        with pytest.raises(KDHooksError) as caught:
+            step(distiller, model, x, y)
+        assert str(caught.value) == "the temperature must be above 0, and is 0.0 at step 1"
+    with pytest.raises(KDHooksError) as made_once:
+        attached(model, [[["one"], ["three"]]], schedule, "crd")
+    assert str(made_once.value) == (
+        "the loss 'crd' is made with one temperature and can't follow a schedule: give it its own, as in "
+        "{crd: {temperature: 0.1}}"
+    )
+
+
+def test_a_schedule_of_the_temperature_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "kd.yaml"
+    text = "distillation:\n  train:\n    criterion:\n      SelfKnowledgeDistillationLoss:\n        layer_mappings: {}\n"
+    path.write_text(text.format("[[[exit1], [head]]]") + "        temperature: {linear: {from: 4, to: 2, steps: 2}}\n")
+    model, (x, y) = student(), batches()[0]
+    with Distillation(path, student_model=model) as distiller:
+        step(distiller, model, x, y)
+        assert distiller.criterion.temperature(1) == 3.0
+    path.write_text(text.format("[[[exit1], [head]]]") + "        temperature: {linear: {from: 4, to: 0, steps: 2}}\n")
+    with pytest.raises(ConfigError) as caught:
+        Distillation(path)
+    assert str(caught.value).splitlines()[1] == "  6 |         temperature: {linear: {from: 4, to: 0, steps: 2}}"

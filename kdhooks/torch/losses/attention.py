@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdhooks.errors import ModelError
+from kdhooks.losses import shapes
 from kdhooks.torch.losses.features import check_fit, in_full_precision
 from kdhooks.torch.losses.positions import mean
 from kdhooks.torch.losses.table import on_features
@@ -111,8 +112,7 @@ def _pairs(attention: Tensor, mask: Tensor) -> Tensor:
 
 def _tokens(feature: Tensor, mask: Tensor, tokens: int) -> Tensor:
     expected = [feature.shape[0], tokens]
-    if list(mask.shape) != expected:
-        raise ModelError(f"the mask has shape {list(mask.shape)}; it must be {expected}: the samples and their tokens")
+    shapes.check_tokens(mask.shape, expected)
     return mask.to(feature.device, torch.bool)
 
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhooks.errors import UsageError
+from kdhooks.losses.options import check_convention, check_skew
 from kdhooks.torch.losses.features import unit
 from kdhooks.torch.losses.positions import log_softmax, mean, prepare
-from kdhooks.torch.losses.table import LOSSES, check_convention
+from kdhooks.torch.losses.table import LOSSES
 
 
 @LOSSES.register("dist")
@@ -98,8 +98,7 @@ def skewed_kl(
     Raises:
         UsageError: `alpha` is not from 0 to 1.
     """
-    if not 0 <= alpha <= 1:
-        raise UsageError(f"the skew alpha of 'skewed_kl' lies from 0 to 1, and is {alpha}")
+    check_skew(alpha)
     student, teacher, mask = prepare(student_logits, teacher_logits, mask, axis)
     log_q, log_p = log_softmax(student, temperature, axis), log_softmax(teacher, temperature, axis)
     first, second = (log_q, log_p) if reverse else (log_p, log_q)

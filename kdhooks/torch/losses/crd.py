@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdhooks.errors import UsageError
+from kdhooks.losses.options import check_convention, check_memory
 from kdhooks.torch.losses.features import channel_axis, check_fit, check_same_batch, full_precision, unit
 from kdhooks.torch.losses.modules import DrawingLossModule, channels_of, fill_uniform, linear
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("crd")
@@ -67,12 +68,7 @@ class CRD(DrawingLossModule):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        if samples < 2 or negatives < 1 or temperature <= 0 or not 0 <= momentum < 1:
-            raise UsageError(
-                "'crd' needs samples of 2 or more, negatives of 1 or more, a temperature above 0 and a momentum from 0 "
-                f"to below 1, and has samples={samples}, negatives={negatives}, temperature={temperature}, "
-                f"momentum={momentum}"
-            )
+        check_memory(samples, negatives, temperature, momentum)
         self.paper = check_convention("crd", convention)
         self.samples, self.negatives, self.temperature, self.momentum = samples, negatives, temperature, momentum
         self.student_embedding = linear(channels_of("crd", student_shape), width)

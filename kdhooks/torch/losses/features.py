@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kdhooks.errors import ModelError
+from kdhooks.losses import shapes
 from kdhooks.torch.losses import positions
 
 Function = TypeVar("Function", bound=Callable[..., Tensor])
@@ -98,31 +99,22 @@ def _first(features: Any) -> Tensor:
 
 def check_fit(loss: str, student: Tensor, teacher: Tensor, fits: bool, need: str) -> None:
     """ModelError that names the loss and both shapes, unless `fits`."""
-    if not fits:
-        raise ModelError(
-            f"the loss {loss!r} needs {need}; the student's feature has shape {list(student.shape)} "
-            f"and the teacher's {list(teacher.shape)}"
-        )
+    shapes.check_fit(loss, student.shape, teacher.shape, fits, need)
 
 
 def check_same_shape(loss: str, student: Tensor, teacher: Tensor) -> None:
     """ModelError where two features are not of one shape."""
-    check_fit(loss, student, teacher, student.shape == teacher.shape, "two features of one shape (a feature matcher)")
+    shapes.check_same_shape(loss, student.shape, teacher.shape)
 
 
 def check_same_batch(loss: str, student: Tensor, teacher: Tensor) -> None:
     """ModelError where two features are not of one batch."""
-    same = student.shape[:1] == teacher.shape[:1]
-    check_fit(loss, student, teacher, same, "two features of one batch")
+    shapes.check_same_batch(loss, student.shape, teacher.shape)
 
 
 def check_same_positions(loss: str, student: Tensor, teacher: Tensor) -> None:
     """ModelError where two features differ in batch, number of axes, space or tokens; channels may differ."""
-    same = student.ndim == teacher.ndim > 1
-    if same:
-        axis = channel_axis(student)
-        same = student.select(axis, 0).shape == teacher.select(axis, 0).shape
-    check_fit(loss, student, teacher, same, "two features of one batch, space or number of tokens")
+    shapes.check_same_positions(loss, student.shape, teacher.shape, channel_axis(student))
 
 
 def blanked(student: Tensor, teacher: Tensor, mask: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhooks.errors import UsageError
+from kdhooks.losses.options import check_convention, check_label_share, check_margin
 from kdhooks.torch.losses.positions import log_softmax, mean, prepare_labelled
-from kdhooks.torch.losses.table import LOSSES, check_convention
+from kdhooks.torch.losses.table import LOSSES
 
 
 @LOSSES.register("dkd")
@@ -90,8 +90,7 @@ def teacher_free(
         UsageError: there is no target, or `a` is not between 0 and 1.
         ModelError: shapes that don't fit, or fewer than two classes.
     """
-    if not 0 < a < 1:
-        raise UsageError(f"the probability a of 'teacher_free' lies between 0 and 1, and is {a}")
+    check_label_share(a)
     paper = check_convention("teacher_free", convention)
     student, _, label, counted = prepare_labelled("teacher_free", student_logits, student_logits, target, mask, axis)
     other = (1 - a) / (student.shape[axis] - 1)
@@ -137,8 +136,7 @@ def mft(
         UsageError: there is no target, or `tau` is not from 0 to 1.
         ModelError: shapes that don't fit, or fewer than two classes.
     """
-    if not 0 <= tau <= 1:
-        raise UsageError(f"the margin tau of 'mft' lies from 0 to 1, and is {tau}")
+    check_margin(tau)
     student, teacher, label, counted = prepare_labelled("mft", student_logits, teacher_logits, target, mask, axis)
     p = log_softmax(teacher, temperature, axis).exp()
     of_label, (highest, chosen) = p.gather(axis, label), p.max(axis, keepdim=True)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhooks.errors import ModelError, UsageError
+from kdhooks.errors import ModelError
+from kdhooks.losses.options import check_convention, check_kernel
 from kdhooks.torch.losses.features import (
+    channel_axis,
     channels_by_positions,
     check_fit,
     check_same_positions,
@@ -22,13 +24,19 @@ from kdhooks.torch.losses.features import (
     length,
     unit,
 )
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.positions import position_mask
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("attention_transfer")
 @in_full_precision
 def attention_transfer(
-    student_feature: Tensor, teacher_feature: Tensor, *, p: float = 2.0, convention: str = "paper"
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    *,
+    mask: Tensor | None = None,
+    p: float = 2.0,
+    convention: str = "paper",
 ) -> Tensor:
     """Attention transfer: ||Q_S / ||Q_S|| - Q_T / ||Q_T|| ||₂ with Q = Σ_c |A_c|^p, a vector over positions.
 
@@ -37,17 +45,24 @@ def attention_transfer(
     Args:
         student_feature: map or tokens; channels may differ.
         teacher_feature: the same space or tokens.
+        mask: positions that count.
         p: the power.
         convention: ``paper`` is the norm, mean over the batch; ``common`` is the authors' code, the
             squared difference, mean over the batch and positions.
     """
     paper = check_convention("attention_transfer", convention)
     check_same_positions("attention_transfer", student_feature, teacher_feature)
-    student, teacher = (
-        unit(channels_by_positions(one).abs().pow(p).sum(1), 1) for one in (student_feature, teacher_feature)
-    )
+    own, theirs = student_feature, teacher_feature
+    counted = None
+    if mask is not None:
+        counted = position_mask(own, mask, channel_axis(own), "features", "channels")
+        own, theirs = own.where(counted, 0.0), theirs.where(counted, 0.0)
+    student, teacher = (unit(channels_by_positions(one).abs().pow(p).sum(1), 1) for one in (own, theirs))
     difference = student - teacher
-    return _mean(length(difference, 1)) if paper else _mean(difference.square())
+    if paper:
+        return _mean(length(difference, 1))
+    squared = difference.square()
+    return _mean(squared) if counted is None else squared.sum() / counted.sum().clamp(min=1)
 
 
 @on_features("nst")
@@ -75,8 +90,7 @@ def nst(
         sigma: of the Gaussian; None takes σ² as the mean squared distance of student and teacher pairs,
             a constant for the gradient.
     """
-    if kernel not in ("linear", "polynomial", "gaussian"):
-        raise UsageError(f"the kernel of 'nst' is 'linear', 'polynomial' or 'gaussian', and not {kernel!r}")
+    check_kernel(kernel)
     check_same_positions("nst", student_feature, teacher_feature)
     student, teacher = (unit(channels_by_positions(one), 2) for one in (student_feature, teacher_feature))
     if kernel == "linear":  # the mean of products is the product of means, without C × C numbers

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdhooks.errors import ModelError, UsageError
+from kdhooks.errors import ModelError
+from kdhooks.losses.options import check_convention, check_masking
 from kdhooks.torch.losses.features import check_fit, full_precision
 from kdhooks.torch.losses.modules import DrawingLossModule, channels_of, convolution
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("mgd")
@@ -52,10 +53,7 @@ class MGD(DrawingLossModule):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        if not 0 <= ratio < 1:
-            raise UsageError(f"the masked ratio of 'mgd' is at least 0 and below 1, and not {ratio}")
-        if masked not in ("space", "channels"):
-            raise UsageError(f"what 'mgd' masks is 'space' or 'channels', and not {masked!r}")
+        check_masking(ratio, masked)
         for shape in (student_shape, teacher_shape):
             if len(shape) != 4:
                 raise ModelError(f"the loss 'mgd' needs maps [N, C, H, W]; a feature has shape {list(shape)}")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdhooks.losses.options import check_convention
 from kdhooks.torch.losses import logits
 from kdhooks.torch.losses.features import (
     blanked,
@@ -20,7 +21,7 @@ from kdhooks.torch.losses.features import (
     unit,
 )
 from kdhooks.torch.losses.positions import mean
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("MSE")

@@ -9,16 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kdhooks.errors import ModelError, UsageError
+from kdhooks.errors import UsageError
+from kdhooks.losses import shapes
 
 
 def check_shapes(student: Tensor, teacher: Tensor) -> None:
     """ModelError where logits are not of one shape, so that nothing broadcasts by accident."""
-    if student.shape != teacher.shape:
-        raise ModelError(
-            f"the student's logits have shape {list(student.shape)} and the teacher's {list(teacher.shape)}; "
-            "both need the same positions and the same classes in the same order"
-        )
+    shapes.check_logits(student.shape, teacher.shape)
 
 
 def widened(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,13 +43,7 @@ def prepare(student: Tensor, teacher: Tensor, mask: Tensor | None, axis: int) ->
 
 def position_mask(tensor: Tensor, mask: Tensor, axis: int, what: str, along: str) -> Tensor:
     """The mask as booleans with an axis of size 1 where the classes are; ModelError for another shape."""
-    positions = list(tensor.shape)
-    del positions[axis]
-    if list(mask.shape) != positions:
-        raise ModelError(
-            f"the mask has shape {list(mask.shape)}; for {what} of shape {list(tensor.shape)} with the {along} "
-            f"on axis {axis} it must be {positions}"
-        )
+    shapes.check_mask(mask.shape, tensor.shape, axis, what, along)
     return mask.to(tensor.device, torch.bool).unsqueeze(axis)
 
 
@@ -80,17 +71,10 @@ def prepare_labelled(
     check_shapes(student, teacher)
     if target is None:
         raise UsageError(f"the loss {loss!r} needs the labels: pass target=")
-    if student.shape[axis] < 2:
-        raise ModelError(f"the loss {loss!r} needs two classes or more; the logits have shape {list(student.shape)}")
+    shapes.check_classes(loss, student.shape, axis)
     if target.is_floating_point() and target.shape == student.shape:
         target = target.argmax(axis)
-    positions = list(student.shape)
-    del positions[axis]
-    if list(target.shape) != positions:
-        raise ModelError(
-            f"the target has shape {list(target.shape)}; for logits of shape {list(student.shape)} with the classes "
-            f"on axis {axis} it must be {positions}"
-        )
+    shapes.check_target(target.shape, student.shape, axis)
     target = target.to(student.device, torch.int64).unsqueeze(axis)
     counted = target >= 0
     if mask is not None:

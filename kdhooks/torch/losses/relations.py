@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhooks.errors import UsageError
+from kdhooks.losses.options import check_convention, check_order
 from kdhooks.torch.losses.features import check_same_batch, in_full_precision, length, rows, unit
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("similarity_preserving")
@@ -91,8 +91,7 @@ def correlation_congruence(
         gamma: the kernel's γ.
         order: the last power of the series; None takes the kernel itself.
     """
-    if order is not None and order < 1:
-        raise UsageError(f"the order of 'correlation_congruence' is 1 or more, or None, and not {order}")
+    check_order(order)
     check_same_batch("correlation_congruence", student_feature, teacher_feature)
 
     def kernel(feature: Tensor) -> Tensor:

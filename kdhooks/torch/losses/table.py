@@ -7,63 +7,37 @@ An entry is a function, or a class whose instances own parameters or memory.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+from kdhooks.losses import LossTables
+from kdhooks.losses.tables import Kind, Loss
+from kdhooks.names import Table
 
-from kdhooks.errors import UsageError
-from kdhooks.names import Table, did_you_mean
-from kdhooks.registry import REGISTERED_LOSSES
+TABLES = LossTables()
+"""Both tables, and what is asked of them by name."""
 
-Loss = Callable[..., Any]
-Shape = Sequence[int]
-Kind = Literal["logits", "feature", "either"]
-Entry = TypeVar("Entry", bound=Loss)
-
-LOSSES: Table[Loss] = Table("loss")
+LOSSES: Table[Loss] = TABLES.losses
 """Every loss by name; names are compared without case, ``_`` and ``-``."""
 
-FEATURE_LOSSES: Table[Loss] = Table("loss on features")
+FEATURE_LOSSES: Table[Loss] = TABLES.feature_losses
 """The losses that compare features; a class here is made from two shapes (`build_feature_loss`)."""
 
-
-def on_features(name: str, *aliases: str) -> Callable[[Entry], Entry]:
-    """Enter a loss on features in both tables; only in `FEATURE_LOSSES` where `LOSSES` has the name for logits."""
-
-    def put(loss: Entry) -> Entry:
-        FEATURE_LOSSES.add(name, loss, aliases=aliases)
-        if name not in LOSSES:
-            LOSSES.add(name, loss, aliases=aliases)
-        return loss
-
-    return put
+on_features = TABLES.on_features
 
 
 def loss_kind(name: str) -> Kind:
     """What a loss of `LOSSES` compares; UsageError where there is none of this name."""
-    entry = LOSSES[name]
-    if name not in FEATURE_LOSSES:
-        return "logits"
-    return "feature" if FEATURE_LOSSES[name] is entry else "either"
+    return TABLES.kind(name)
 
 
-def logit_loss(name: str) -> Callable[..., Tensor]:
-    """The loss on logits of a name in `LOSSES`, or one that was registered.
+def logit_loss(name: str, /, **options: Any) -> Loss:
+    """The loss on logits of a name in `LOSSES`, or one that was registered, with its options set.
 
     Raises:
-        UsageError: there is none, or it compares features.
+        UsageError: there is none, it compares features, or it has no such option.
     """
-    if name in REGISTERED_LOSSES:
-        return REGISTERED_LOSSES[name]
-    if loss_kind(name) == "feature":
-        raise UsageError(
-            f"the loss {LOSSES.name(name)!r} compares features, not logits; "
-            "name it in an IntermediateLayersKnowledgeDistillationLoss"
-        )
-    return LOSSES[name]
+    return TABLES.logit_loss(name, **options)
 
 
 def feature_loss(name: str) -> Loss:
@@ -76,16 +50,10 @@ def feature_loss(name: str) -> Loss:
     Raises:
         UsageError: there is none, or it compares logits.
     """
-    if name in REGISTERED_LOSSES:
-        return REGISTERED_LOSSES[name]
-    if loss_kind(name) == "logits":
-        raise UsageError(
-            f"the loss {LOSSES.name(name)!r} compares logits, not features; name it in a KnowledgeDistillationLoss"
-        )
-    return FEATURE_LOSSES[name]
+    return TABLES.feature_loss(name)
 
 
-def build_feature_loss(name: str, student_shape: Any, teacher_shape: Any, **options: Any) -> Callable[..., Tensor]:
+def build_feature_loss(name: str, student_shape: Any, teacher_shape: Any, **options: Any) -> Callable[..., Any]:
     """A loss on features with its options set, ready to be called with two features.
 
     Args:
@@ -101,21 +69,4 @@ def build_feature_loss(name: str, student_shape: Any, teacher_shape: Any, **opti
     Raises:
         UsageError: an unknown loss, or an option that it doesn't have.
     """
-    entry = feature_loss(name)
-    known = [p.name for p in inspect.signature(entry).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    registered = name not in LOSSES
-    for option in options:
-        if option not in known and not registered:
-            hint = did_you_mean(option, known, what="Its options")
-            raise UsageError(f"the loss {LOSSES.name(name)!r} has no option {option!r}. {hint}".rstrip())
-    if isinstance(entry, type):
-        built: Callable[..., Tensor] = entry(student_shape, teacher_shape, **options)
-        return built
-    return functools.partial(entry, **options) if options else entry
-
-
-def check_convention(loss: str, convention: str) -> bool:
-    """Whether the paper's convention is asked for; UsageError for what is neither."""
-    if convention not in ("paper", "common"):
-        raise UsageError(f"the convention of {loss!r} is 'paper' or 'common', and not {convention!r}")
-    return convention == "paper"
+    return TABLES.build(name, student_shape, teacher_shape, **options)

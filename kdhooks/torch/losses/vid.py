@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdhooks.losses.options import check_convention
 from kdhooks.torch.losses.features import channel_axis, check_fit, full_precision
 from kdhooks.torch.losses.modules import LossModule, channels_of, linear
-from kdhooks.torch.losses.table import check_convention, on_features
+from kdhooks.torch.losses.positions import position_mask
+from kdhooks.torch.losses.table import on_features
 
 
 @on_features("vid")
@@ -70,7 +72,7 @@ class VID(LossModule):
     def _reset_own(self, generator: torch.Generator) -> None:
         self.raw_variance.fill_(math.log(math.expm1(self.variance - self.eps)))  # the inverse of softplus
 
-    def _loss(self, student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    def _loss(self, student_feature: Tensor, teacher_feature: Tensor, mask: Tensor | None = None) -> Tensor:
         student, teacher = self._features(student_feature, teacher_feature)
         student, teacher = _smaller_space(student, teacher)
         mean = self.regressor(student.movedim(channel_axis(student), -1))
@@ -78,12 +80,23 @@ class VID(LossModule):
         check_fit("vid", student_feature, teacher_feature, mean.shape == teacher.shape, "the shapes it was made for")
         variance = F.softplus(self.raw_variance) + self.eps
         cost = (variance.log() + (teacher - mean).square() / variance) / 2
-        total: Tensor = cost.sum() / max(1, len(cost) if self.paper else cost.numel())
-        return total
+        if mask is None:
+            total: Tensor = cost.sum() / max(1, len(cost) if self.paper else cost.numel())
+            return total
+        counted = position_mask(cost, mask, -1, "features", "channels")
+        samples = counted.flatten(1).any(1).sum() if self.paper else counted.sum() * cost.shape[-1]
+        masked: Tensor = cost.where(counted, 0.0).sum() / samples.clamp(min=1)
+        return masked
 
-    def forward(self, student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
-        """The loss of two features, a scalar."""
-        return full_precision(self._loss, student_feature, teacher_feature)
+    def forward(self, student_feature: Tensor, teacher_feature: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss of two features, a scalar.
+
+        Args:
+            student_feature: of the shape it was made for.
+            teacher_feature: of the shape it was made for.
+            mask: positions that count.
+        """
+        return full_precision(self._loss, student_feature, teacher_feature, mask=mask)
 
 
 def _smaller_space(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

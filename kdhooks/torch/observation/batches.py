@@ -12,7 +12,7 @@ from torch import Tensor
 from kdhooks.check import DataFacts, InputFacts
 from kdhooks.datasets.order import BatchOrder
 from kdhooks.errors import DataError, UsageError
-from kdhooks.torch.batches import TARGET_FIELDS, Batch, split_batch
+from kdhooks.loop.batches import TARGET_FIELDS, Batch, split_batch
 
 
 def loader_of(distiller: Any, dataloader: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from kdhooks.check import ModelFacts, Observation, TermFacts
 from kdhooks.criterion import Criterion, Objective, Step, Term, as_criteria, teachers_by_name
 from kdhooks.hooks import HookList
-from kdhooks.torch.batches import Batch
-from kdhooks.torch.layer_pairs import Bound
+from kdhooks.loop.batches import Batch
+from kdhooks.pairs.bound import Bound
 from kdhooks.torch.losses import TARGET_LOSSES
 from kdhooks.torch.observation.batches import SeenData, loader_of, parts_of, same_batch
 from kdhooks.torch.observation.models import model_facts, optimizer_facts, teacher_facts

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdhooks.check import ModelFacts, TermFacts
 from kdhooks.criterion import Criterion, Term
 from kdhooks.errors import KDHooksError
-from kdhooks.torch.batches import Batch
+from kdhooks.loop.batches import Batch
 from kdhooks.torch.observation.batches import is_distribution, labels_are_inputs
 from kdhooks.torch.outputs import logits_of
 from kdhooks.torch.postprocess import Postprocess

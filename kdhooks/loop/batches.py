@@ -12,7 +12,6 @@ from typing import Any
 
 from kdhooks.errors import DataError
 from kdhooks.names import did_you_mean
-from kdhooks.torch.outputs import describe
 
 TARGET_FIELDS = ("labels", "target")
 _OURS = ("mask", "sample_ids", "teacher_output")
@@ -137,3 +136,18 @@ def _from_places(batch: Sequence[Any], places: Sequence[int]) -> Batch:
 
 def _columns(count: int) -> str:
     return f"{count} column" if count == 1 else f"{count} columns"
+
+
+def describe(value: Any) -> str:
+    """What a value is, in a few words for an error message; what has a shape and a dtype is a tensor.
+
+    >>> describe({"x": 1}), describe([1, "a"])
+    ("a mapping with the keys 'x'", 'a list of int, str')
+    """
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a mapping with the keys {', '.join(map(repr, value)) or '(none)'}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {', '.join(type(item).__name__ for item in value) or 'nothing'}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,160 @@
+"""What evaluation measures, by name, in NumPy and by ``keras.metrics``.
+
+Rules: names and options are tried out when the set is built, not after the first epoch of training. Class numbers of
+-100 have no label and count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from kdhooks.config.model import EvaluationSettings, MetricSettings
+from kdhooks.datasets import UNLABELLED
+from kdhooks.errors import DataError, UsageError
+from kdhooks.loop.metric_entries import Entry, Scores
+from kdhooks.registry import register_metric
+from kdhooks_tf.metric_table import METRICS, entries_of
+from kdhooks_tf.outputs import logits_of
+
+__all__ = ["METRICS", "MetricSet", "build_metrics", "register_metric"]
+
+Array = NDArray[Any]
+
+
+def build_metrics(settings: EvaluationSettings) -> MetricSet:
+    """The metrics of ``evaluation.accuracy``.
+
+    Args:
+        settings: their names, options and weights.
+
+    Raises:
+        UsageError: an unknown name or option, or a metric that does not say whether higher is better.
+    """
+    return MetricSet(settings.metrics)
+
+
+class MetricSet(Scores):
+    """Several metrics, updated together.
+
+    Args:
+        settings: one or more metrics with their weights.
+
+    >>> from kdhooks.config.model import Named
+    >>> metrics = MetricSet([MetricSettings(Named("topk", {"": [1, 2]}))])
+    >>> metrics.update(tf.constant([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]), tf.constant([1, 2]))
+    >>> metrics.compute()
+    {'top1': 0.5, 'top2': 1.0}
+    """
+
+    def __init__(self, settings: Sequence[MetricSettings]) -> None:
+        super().__init__(settings, entries_of)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches, and the number of classes."""
+        for entry in self._entries:
+            entry.metric = None
+        self._outside, self._classes = 0, 0
+
+    def update(self, output: Any, target: Any) -> None:
+        """Add a batch; waits for the device.
+
+        Args:
+            output: logits [N, C], [N, T, C] or [N, H, W, C], or whatever a model returns them in; or predicted
+                numbers of the target's shape.
+            target: class numbers [N], [N, T] or [N, H, W], -100 without a label; or numbers.
+
+        Raises:
+            DataError: the shapes do not belong together, or the number of classes has changed.
+        """
+        found = logits_of(output)
+        if not tf.is_tensor(target) and not isinstance(target, np.ndarray):
+            raise DataError(f"metrics need a target that is a tensor, not {type(target).__name__}")
+        logits, labels = np.asarray(found), np.asarray(target)
+        if found.dtype in (tf.float16, tf.bfloat16):
+            logits = logits.astype(np.float32)
+        classes, logits, labels = _rows(logits, labels)
+        if classes:
+            labels = self._inside(labels, classes)
+        if self._entries[0].metric is None:
+            self._build(classes)
+        elif classes != self._classes:
+            raise DataError(f"the logits have {classes} classes, and those of the batches before had {self._classes}")
+        for entry in self._entries:
+            entry.metric.update(*_labelled(entry, logits, labels, classes))
+
+    def _build(self, classes: int) -> None:
+        self._classes = classes
+        for entry in self._entries:
+            if entry.form == "classes" and not classes:
+                raise DataError(f"{entry.name} needs logits [N, C] and class numbers [N], and both have the same shape")
+            if entry.form == "numbers" and classes:
+                raise DataError(
+                    f"{entry.name} needs numbers of the target's shape, and the output has {classes} for each"
+                )
+            entry.metric = entry.build(classes)
+
+    def _inside(self, target: Array, classes: int) -> Array:
+        """Targets without the impossible ones, which are counted for `compute`."""
+        if target.dtype.kind == "f":
+            raise DataError(f"class numbers must be whole numbers, and the targets are {target.dtype}")
+        outside = (target >= classes) | ((target < 0) & (target != UNLABELLED))
+        self._outside += int(outside.sum())
+        return np.where(outside, UNLABELLED, target.astype(np.int64))
+
+    def compute(self) -> dict[str, float]:
+        """The values over all batches since the last `reset`, by name.
+
+        Raises:
+            DataError: there was no batch, no row had a label, or a target is no class.
+            UsageError: a metric gives more than one number.
+        """
+        if self._entries[0].metric is None:
+            raise DataError("there is nothing to evaluate: the evaluation data had no batches")
+        if self._outside:
+            raise DataError(
+                f"{self._outside} targets are no class of the model, whose logits are of {self._classes} classes "
+                f"(0 to {self._classes - 1}; -100 for no label)"
+            )
+        return {entry.name: self._value(entry) for entry in self._entries}
+
+    def _value(self, entry: Entry) -> float:
+        value = entry.metric.compute()
+        if np.size(value) != 1:
+            raise UsageError(
+                f"the metric {entry.name!r} gives {np.size(value)} numbers, and one is needed: choose an average"
+            )
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"the metric {entry.name!r} gives {type(value).__name__}, and a number is needed"
+            ) from None
+        if number != number and getattr(entry.metric, "rows", None) == 0:
+            raise DataError("there is nothing to evaluate: no row of the evaluation data has a label")
+        return number
+
+
+def _rows(output: Array, target: Array) -> tuple[int, Array, Array]:
+    """The number of classes with logits [R, C] and targets [R]; 0 with numbers as they came."""
+    if target.ndim == output.ndim and target.shape == (*output.shape[:-1], 1) and output.shape[-1] > 1:
+        target = target[..., 0]  # Keras writes labels as [N, 1] too
+    if output.ndim == target.ndim + 1 and output.shape != (*target.shape, 1) and output.shape[:-1] == target.shape:
+        return output.shape[-1], output.reshape(-1, output.shape[-1]), target.reshape(-1)
+    if output.size == target.size and output.shape[:1] == target.shape[:1]:
+        return 0, output.reshape(target.shape), target
+    raise DataError(
+        f"an output of shape {list(output.shape)} does not belong to a target of shape {list(target.shape)}"
+    )
+
+
+def _labelled(entry: Entry, logits: Array, target: Array, classes: int) -> tuple[Array, Array]:
+    if not classes or entry.skips_unlabelled:
+        return logits, target
+    counted = target != UNLABELLED
+    return logits[counted], target[counted]

@@ -1,0 +1,219 @@
+"""What can be seen of batches and their loader without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kdhooks.check import DataFacts, InputFacts
+from kdhooks.datasets.order import BatchOrder
+from kdhooks.errors import DataError, UsageError
+from kdhooks.loop.batches import TARGET_FIELDS, Batch, split_batch
+from kdhooks_tf import generators
+from kdhooks_tf.data import as_tensors
+
+Tensor = Any
+
+
+def loader_of(distiller: Any, dataloader: Any) -> Any:
+    """What to look at: what was handed in, the distiller's own, or the YAML's.
+
+    Raises:
+        UsageError: there is none, or it is an iterator, whose batches would be used up.
+    """
+    train = distiller.conf.settings.distillation.train
+    found = dataloader if dataloader is not None else distiller.train_dataloader
+    if found is None and train.dataloader is not None:
+        from kdhooks_tf.data import build_dataloader
+
+        return build_dataloader(train.dataloader, seed=distiller.conf.settings.tuning.random_seed or 0)
+    if found is None:
+        raise UsageError("check() needs batches: pass a dataloader, set train_dataloader, or describe one in the YAML")
+    if isinstance(found, Iterator):  # iter() would already begin an epoch
+        raise UsageError("check() would use up this iterator's batches: pass a dataloader that can be iterated again")
+    return found
+
+
+@contextmanager
+def untouched(dataloader: Any) -> Iterator[None]:
+    """Within the block the loader may serve and models may run; generators and counters are afterwards as before."""
+    parts = [part for part in (dataloader, getattr(dataloader, "position", None)) if hasattr(part, "__dict__")]
+    plain = (bool, int, float, str, type(None))
+    kept = [{name: value for name, value in vars(part).items() if isinstance(value, plain)} for part in parts]
+    with generators.untouched():
+        try:
+            yield
+        finally:
+            for part, values in zip(parts, kept, strict=True):
+                for name, value in values.items():
+                    if vars(part).get(name) is not value:
+                        setattr(part, name, value)
+
+
+def parts_of(batch: Any, distiller: Any) -> Batch:
+    """A batch as `fit()` splits it, as tensors; one without a target is a batch for distillation alone."""
+    settings = distiller.conf.settings
+    loader = settings.distillation.train.dataloader
+    columns = loader.input_columns if loader is not None else ()
+    batch = as_tensors(batch)
+    if tf.is_tensor(batch):
+        return Batch(batch, None)
+    if isinstance(batch, tuple) and len(batch) == 3 and not columns:
+        batch = batch[:2]  # Keras's third is the weight of the samples
+    if isinstance(batch, tuple) and len(batch) == 1 and not columns:
+        return Batch(batch[0], None)
+    if isinstance(batch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
+        return Batch({name: batch[name] for name in settings.model.inputs or batch}, None)
+    return split_batch(batch, inputs=settings.model.inputs, input_columns=columns)
+
+
+class SeenData:
+    """Gathers `DataFacts` batch by batch."""
+
+    def __init__(self, ignore_index: int | None) -> None:
+        self._ignore = -100 if ignore_index is None else ignore_index
+        self._inputs: dict[str, _SeenInput] = {}
+        self._labels: list[Any] = []
+        self._count, self._rows, self._first_rows = 0, 0, 0
+        self._dtype, self._soft, self._are_inputs = "", False, True
+        self._shape: tuple[int, ...] = ()
+        self._by_row = True
+
+    def add(self, batch: Batch, target: Any) -> None:
+        """One more batch, and its labels as the student's loss sees them."""
+        rows = 0
+        for name, tensor in tensors_of(batch.input):
+            self._inputs.setdefault(name, _SeenInput(name, tensor)).add(tensor, self._count)
+            rows = rows or (len(tensor) if tensor.shape.rank else 1)
+        self._first_rows = self._first_rows or rows
+        self._rows += rows
+        self._count += 1
+        self._are_inputs = self._are_inputs and labels_are_inputs(batch)
+        if tf.is_tensor(target):
+            self._add_labels(target)
+
+    def _add_labels(self, target: Tensor) -> None:
+        self._dtype = self._dtype or target.dtype.name
+        self._shape = self._shape or tuple(target.shape)
+        labels = target.numpy()
+        if target.dtype.is_floating:
+            self._soft = is_distribution(labels)
+            if not self._soft:
+                return
+            labels = labels.argmax(-1)
+        self._by_row = self._by_row and labels.size == len(labels)
+        self._labels.append(labels.reshape(-1).astype(np.int64))
+
+    def facts(self, dataloader: Any, steps_at_most: int | None, repeats: bool | None) -> DataFacts:
+        """All that was seen, and what the loader says of itself."""
+        steps = _length(dataloader)
+        return DataFacts(
+            batches=self._count,
+            rows=self._rows,
+            steps=steps if steps is None or steps_at_most is None else min(steps, steps_at_most),
+            batch_size=self._first_rows,
+            last_rows=_last_rows(dataloader),
+            inputs=tuple(seen.facts() for seen in self._inputs.values()),
+            labels=np.concatenate(self._labels) if self._labels else np.zeros(0, dtype=np.int64),
+            label_dtype=self._dtype,
+            label_shape=self._shape,
+            soft_labels=self._soft,
+            row_labels=self._by_row,
+            labels_are_inputs=bool(self._labels) and self._are_inputs,
+            ignore_index=self._ignore,
+            repeats=repeats,
+        )
+
+
+class _SeenInput:
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self._name, self._shape = name, tuple(tensor.shape)
+        self._dtype, self._floating = tensor.dtype.name, tensor.dtype.is_floating
+        self._low, self._high, self._sum, self._squares, self._count = np.inf, -np.inf, 0.0, 0.0, 0
+        self._bad: list[int] = []
+
+    def add(self, tensor: Tensor, number: int) -> None:
+        if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+            return
+        values = tensor.numpy().astype(np.float64).reshape(-1)
+        finite = values[np.isfinite(values)]
+        if len(finite) < len(values):
+            self._bad.append(number)
+        if len(finite):
+            self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
+            self._sum, self._count = self._sum + float(finite.sum()), self._count + len(finite)
+            self._squares += float(np.square(finite).sum())
+
+    def facts(self) -> InputFacts:
+        count = max(1, self._count)
+        mean = self._sum / count
+        return InputFacts(
+            name=self._name,
+            shape=self._shape,
+            dtype=self._dtype,
+            floating=self._floating,
+            low=self._low if self._count else 0.0,
+            high=self._high if self._count else 0.0,
+            mean=mean,
+            std=float(np.sqrt(max(0.0, self._squares / count - mean * mean))) if self._low < self._high else 0.0,
+            non_finite=tuple(self._bad),
+        )
+
+
+def tensors_of(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an input with their names: ``input``, ``input[1]``, or keywords."""
+    if tf.is_tensor(value):
+        yield "input", value
+    elif isinstance(value, Mapping):
+        yield from ((str(name), item) for name, item in value.items() if tf.is_tensor(item))
+    elif isinstance(value, (tuple, list)):
+        yield from ((f"input[{index}]", item) for index, item in enumerate(value) if tf.is_tensor(item))
+
+
+def is_distribution(target: Any) -> bool:
+    """Whether rows of floating-point labels, a NumPy array, sum to 1."""
+    if target.ndim < 2 or target.shape[-1] < 2:
+        return False
+    return bool((target >= 0).all() and (np.abs(target.astype(np.float64).sum(-1) - 1) < 1e-2).all())
+
+
+def labels_are_inputs(batch: Batch) -> bool:
+    """Whether the labels repeat the input tokens: a causal language model that shifts them by itself."""
+    if not tf.is_tensor(batch.target) or batch.target.dtype.is_floating or batch.target.shape.rank < 2:
+        return False
+    target = batch.target.numpy()
+    here = target >= 0
+    for _, tensor in tensors_of(batch.input):
+        alike = tuple(tensor.shape) == target.shape and tensor.dtype.is_integer and here.any()
+        if alike and bool((tensor.numpy()[here] == target[here]).all()):
+            return True
+    return False
+
+
+def same_batch(one: Any, other: Any, distiller: Any) -> bool:
+    """Whether two batches have the same inputs, number for number."""
+    try:
+        first, second = (dict(tensors_of(parts_of(batch, distiller).input)) for batch in (one, other))
+    except DataError:
+        return False
+    equal = all(np.array_equal(first[name].numpy(), second[name].numpy()) for name in first if name in second)
+    return bool(first) and first.keys() == second.keys() and equal
+
+
+def _length(dataloader: Any) -> int | None:
+    try:
+        return len(dataloader)
+    except TypeError:
+        return None
+
+
+def _last_rows(dataloader: Any) -> int | None:
+    """How many rows the last batch of an epoch has."""
+    order = getattr(dataloader, "position", None)
+    if not isinstance(order, BatchOrder):
+        return None
+    return order.rows % order.step or order.step if order.last_batch == "keep" else order.batch_size
