@@ -43,18 +43,21 @@ class Bench:
 
     def texts(self, recipe: Recipe) -> Texts:
         """What a recipe's student sees."""
-        if not recipe.augment:
-            return self.prepared.train
+        return self.both if recipe.augment else self.prepared.train
+
+    @property
+    def both(self) -> Texts:
+        """Training sentences and, after them, those without labels."""
         if self._both is None:
             self._both = self.prepared.both
         return self._both
 
     def hidden(self, recipe: Recipe) -> StoredTeacher | None:
-        """The hidden states of the training sentences."""
-        if not recipe.features:
+        """The hidden states of all sentences that anyone trains on."""
+        if not any(recipe.features):
             return None
         if self._hidden is None:
-            tokens = self.prepared.train.tokens
+            tokens = self.both.tokens
 
             def states() -> list[torch.Tensor]:
                 say("teacher: hidden states")
@@ -71,7 +74,7 @@ class Bench:
         if found and (not test or "test" in found):
             return dict(found)
         torch.manual_seed(seed)
-        student = make(recipe, self.prepared.words, self.prepared.lookup)
+        student = make(recipe, self.prepared.train, words=self.prepared.words, pieces=self.prepared.pieces)
         best, dev, seconds = train(
             recipe, student, self.texts(recipe), self.prepared.dev, seed=seed, hidden=self.hidden(recipe)
         )

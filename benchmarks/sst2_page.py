@@ -21,17 +21,18 @@ Accuracy in percent on the {tests:,} test sentences of SST-2. The teacher, MiniL
 {trains:,} labelled training sentences, and that is all that anyone here has read: no phrases, and the students begin
 with random weights, without word vectors. `examples/sst2.py` shows the same in small.
 
-| model | parameters | sentences × epochs | runs | test, mean ± standard error | dev | seconds a run |
-| --- | --- | --- | --- | --- | --- | --- |
+| model | parameters | sentences × epochs | rate | runs | test, mean ± standard error | dev | seconds a run |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 - **alone**: learns from the labels.
 - **logits**: and from the teacher's logits; {logits}.
 - **features**: and the transformer's embeddings and two layers follow the teacher's embeddings, third and sixth layer,
-  token by token, with MSE through a linear matcher; {features}.
+  token by token, through a linear matcher; {features}; augmented, weights {weights}. Each of the teacher's
+  channels is standardised over all tokens first.
 - **augmented**: {more:,} more sentences without labels, made from the training sentences: words masked (10%) or dropped
   (10%), n-grams of up to five words cut out, halves of two sentences joined (after Tang et al. 2019); the teacher's
-  logits say what they are worth.
+  logits say what they are worth. Students read a masked word as one that they don't know.
 - **hard labels, augmented**: the control: the same sentences, those without labels labelled with the teacher's best
   class, cross-entropy alone.
 
@@ -47,13 +48,14 @@ The same seed on both sides: the same initial weights, and where both see the sa
 
 {reading}## How it was measured
 
-Command: `{command}`, {threads} thread, {seeds} seeds{missing}. Machine: {processor}; Python {python}, torch {torch},
+Commands: `{command} --search`, then `{command} --page docs/results_sst2.md`;
+{threads} thread, {seeds} seeds{missing}. Machine: {processor}; Python {python}, torch {torch},
 transformers {transformers}. Errors are those of the mean over seeds with one teacher; which sentences the test has
 adds about ±{sampling:.1f} points to any single figure, much of it alike for all rows.
 
 A run looks at the {devs} dev sentences ten times, and its weights are the best of these looks; the test sentences are
-met once, with these weights. Choices were made on dev before, with a seed that no row has; what does not stand here was
-not searched:
+met once, with these weights. Choices were made on dev before, with one seed that no row has, so that differences of
+less than about two points decide little; what does not stand here was not searched:
 
 | tried | dev |
 | --- | --- |
@@ -82,7 +84,7 @@ def row(name: str, seeds: int, prepared: Prepared) -> str:
     recipe, runs = ROWS[name], kept(ROWS[name], range(seeds))
     sees = len(prepared.train) + (len(prepared.more) if recipe.augment else 0)
     return (
-        f"| {name} | {runs[0]['parameters']:,} | {sees:,} × {recipe.epochs:g} | {len(runs)} | "
+        f"| {name} | {runs[0]['parameters']:,} | {sees:,} × {recipe.epochs:g} | {recipe.rate:g} | {len(runs)} | "
         f"{figure([run['test'] for run in runs])} | {statistics.fmean(run['dev'] for run in runs):.2f} | "
         f"{statistics.median(run['seconds'] for run in runs):.0f} |"
     )
@@ -122,7 +124,7 @@ def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> 
     """
     size = sum(p.numel() for p in prepared.teacher.parameters())
     score, dev = (correct(part.taught, part.labels) for part in (prepared.test, prepared.dev))
-    seen = f"{len(prepared.train):,} × {SIZE.teacher_epochs}"
+    seen = f"{len(prepared.train):,} × {SIZE.teacher_epochs} | {SIZE.teacher_rate:g}"
     rows = [f"| teacher | {size:,} | {seen} | 1 | {score:.2f} | {dev:.2f} | |"]
     rows += [row(name, seeds, prepared) for name in ROWS if kept(ROWS[name], range(seeds))]
     pairs = []
@@ -132,7 +134,7 @@ def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> 
             wins = sum(value > 0 for value in found)
             pairs.append(f"| {first} − {second} | {figure(found)} | {wins} of {len(found)} |")
     lacking = [name for name in ROWS if len(kept(ROWS[name], range(seeds))) < seeds]
-    missing = f" (not all runs are done yet for: {', '.join(lacking)})" if lacking else ""
+    missing = f", fewer for: {', '.join(lacking)}" if lacking else ""
     told: dict[str, Any] = {
         "missing": missing,
         "tests": len(prepared.test),
@@ -141,8 +143,9 @@ def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> 
         "more": len(prepared.more),
         "logits": _criterion("BiLSTM logits", "KnowledgeDistillationLoss"),
         "features": _criterion("Transformer logits + features", "IntermediateLayersKnowledgeDistillationLoss"),
+        "weights": json.dumps(ROWS["Transformer logits + features, augmented"].features),
         "sampling": 100 * (score / 100 * (1 - score / 100) / len(prepared.test)) ** 0.5,
-        "command": "python -m benchmarks.sst2 --data FOLDER --page docs/results_sst2.md",
+        "command": "python -m benchmarks.sst2 --data FOLDER",
         "processor": processor(),
         "python": platform.python_version(),
         "torch": version("torch"),
