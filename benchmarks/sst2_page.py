@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import processor
-from benchmarks.sst2_rows import PAIRS, ROWS, SEARCH
+from benchmarks.sst2_rows import PAIRS, ROWS, SEARCH, SEEDS
 from benchmarks.sst2_store import SIZE, kept, mean_and_error, run_file
 from examples.sentiment.preparation import Prepared
 from examples.sentiment.teacher import correct
@@ -49,9 +49,9 @@ The same seed on both sides: the same initial weights, and where both see the sa
 {reading}## How it was measured
 
 Commands: `{command} --search`, then `{command} --page docs/results_sst2.md`;
-{threads} thread, {seeds} seeds{missing}. Machine: {processor}; Python {python}, torch {torch},
-transformers {transformers}. Errors are those of the mean over seeds with one teacher; which sentences the test has
-adds about ±{sampling:.1f} points to any single figure, much of it alike for all rows.
+{threads} thread; seeds from 0 on{missing}. Machine: {processor};
+Python {python}, torch {torch}, transformers {transformers}. Errors are those of the mean over seeds with one teacher;
+which sentences the test has adds about ±{sampling:.1f} points to any single figure, much of it alike for all rows.
 
 A run looks at the {devs} dev sentences ten times, and its weights are the best of these looks; the test sentences are
 met once, with these weights. Choices were made on dev before, with one seed that no row has, so that differences of
@@ -79,9 +79,14 @@ def figure(values: list[float], digits: int = 2) -> str:
     return f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def row(name: str, seeds: int, prepared: Prepared) -> str:
+def runs_of(name: str) -> list[dict[str, Any]]:
+    """The runs of a row that are done."""
+    return kept(ROWS[name], range(SEEDS[name]))
+
+
+def row(name: str, prepared: Prepared) -> str:
     """One line of the table."""
-    recipe, runs = ROWS[name], kept(ROWS[name], range(seeds))
+    recipe, runs = ROWS[name], runs_of(name)
     sees = len(prepared.train) + (len(prepared.more) if recipe.augment else 0)
     return (
         f"| {name} | {runs[0]['parameters']:,} | {sees:,} × {recipe.epochs:g} | {recipe.rate:g} | {len(runs)} | "
@@ -90,9 +95,9 @@ def row(name: str, seeds: int, prepared: Prepared) -> str:
     )
 
 
-def difference(first: str, second: str, seeds: int) -> list[float]:
+def difference(first: str, second: str) -> list[float]:
     """The first row's accuracy minus the second's, for each seed that both have."""
-    ours, theirs = ({run["seed"]: run["test"] for run in kept(ROWS[name], range(seeds))} for name in (first, second))
+    ours, theirs = ({run["seed"]: run["test"] for run in runs_of(name)} for name in (first, second))
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
@@ -113,12 +118,11 @@ def searched() -> list[str]:
     return lines
 
 
-def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> str:
+def page(prepared: Prepared, threads: int, *, reading: str = "") -> str:
     """The whole page.
 
     Args:
         prepared: data and teacher.
-        seeds: of each row.
         threads: of the runs.
         reading: what a person found in the figures, kept from the page that is there.
     """
@@ -126,15 +130,15 @@ def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> 
     score, dev = (correct(part.taught, part.labels) for part in (prepared.test, prepared.dev))
     seen = f"{len(prepared.train):,} × {SIZE.teacher_epochs} | {SIZE.teacher_rate:g}"
     rows = [f"| teacher | {size:,} | {seen} | 1 | {score:.2f} | {dev:.2f} | |"]
-    rows += [row(name, seeds, prepared) for name in ROWS if kept(ROWS[name], range(seeds))]
+    rows += [row(name, prepared) for name in ROWS if runs_of(name)]
     pairs = []
     for first, second in PAIRS:
-        found = difference(first, second, seeds)
+        found = difference(first, second)
         if found:
             wins = sum(value > 0 for value in found)
             pairs.append(f"| {first} − {second} | {figure(found)} | {wins} of {len(found)} |")
-    lacking = [name for name in ROWS if len(kept(ROWS[name], range(seeds))) < seeds]
-    missing = f", fewer for: {', '.join(lacking)}" if lacking else ""
+    lacking = [name for name in ROWS if len(runs_of(name)) < SEEDS[name]]
+    missing = f" (not all are done for: {', '.join(lacking)})" if lacking else ""
     told: dict[str, Any] = {
         "missing": missing,
         "tests": len(prepared.test),
@@ -155,7 +159,6 @@ def page(prepared: Prepared, seeds: int, threads: int, *, reading: str = "") -> 
         rows="\n".join(rows),
         pairs="\n".join(pairs),
         search="\n".join(searched()),
-        seeds=seeds,
         threads=threads,
         reading=reading,
         **told,

@@ -33,6 +33,9 @@ for _name, _alone in ALONE.items():
     if _name == "Transformer":
         ROWS[f"{_name} logits + features, augmented"] = _alone.but(**AUGMENTED, **LOGITS, **FEATURES_AUGMENTED)
 
+SEEDS = {name: 10 if name.startswith("Transformer logits") else 5 for name in ROWS}
+"""How many seeds a row has; more where features are compared with logits, a difference that is small."""
+
 PAIRS = [
     *((f"{name} logits", f"{name} alone") for name in STUDENTS),
     *((f"{name} logits, augmented", f"{name} alone") for name in STUDENTS),
