@@ -75,19 +75,18 @@ class Bench:
             return dict(found)
         torch.manual_seed(seed)
         student = make(recipe, self.prepared.train, words=self.prepared.words, pieces=self.prepared.pieces)
-        best, dev, seconds = train(
-            recipe, student, self.texts(recipe), self.prepared.dev, seed=seed, hidden=self.hidden(recipe)
-        )
-        found = {"row": name, "seed": seed, "dev": dev, "seconds": seconds, "recipe": asdict(recipe)}
-        found["parameters"] = sum(p.numel() for p in best.parameters())
+        hidden = self.hidden(recipe)
+        done = train(recipe, student, self.texts(recipe), self.prepared.dev, seed=seed, hidden=hidden)
+        found = {"row": name, "seed": seed, "dev": done.dev, "seconds": done.seconds, "recipe": asdict(recipe)}
+        found |= {"losses": done.losses, "parameters": sum(p.numel() for p in done.student.parameters())}
         if test:
-            found["test"] = accuracy(best, self.prepared.test)
+            found["test"] = accuracy(done.student, self.prepared.test)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1))
         say(
             f"{name}, seed {seed}: "
             + ", ".join(f"{key} {found[key]:.2f}" for key in ("dev", "test") if key in found)
-            + f", {seconds:.0f} s"
+            + f", {done.seconds:.0f} s"
         )
         return found
 

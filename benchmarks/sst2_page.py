@@ -29,7 +29,8 @@ with random weights, without word vectors. `examples/sst2.py` shows the same in 
 - **logits**: and from the teacher's logits; {logits}.
 - **features**: and the transformer's embeddings and two layers follow the teacher's embeddings, third and sixth layer,
   token by token, through a linear matcher; {features}; augmented, weights {weights}. Each of the teacher's
-  channels is standardised over all tokens first.
+  channels is standardised over all tokens first, so that 1 is the loss of knowing its mean alone. The losses of the
+  three at the last step, mean over runs: {last}; augmented, {last_augmented}.
 - **augmented**: {more:,} more sentences without labels, made from the training sentences: words masked (10%) or dropped
   (10%), n-grams of up to five words cut out, halves of two sentences joined (after Tang et al. 2019); the teacher's
   logits say what they are worth. Students read a masked word as one that they don't know.
@@ -95,6 +96,13 @@ def row(name: str, prepared: Prepared) -> str:
     )
 
 
+def last_losses(name: str) -> str:
+    """The losses of a row's features at the last step, mean over the runs that told them."""
+    told = [run["losses"] for run in runs_of(name) if "losses" in run]
+    layers = ("MSE[norm]", "MSE[layers.0]", "MSE[layers.1]")
+    return ", ".join(f"{statistics.fmean(one[layer] for one in told):.2f}" for layer in layers) if told else "unknown"
+
+
 def difference(first: str, second: str) -> list[float]:
     """The first row's accuracy minus the second's, for each seed that both have."""
     ours, theirs = ({run["seed"]: run["test"] for run in runs_of(name)} for name in (first, second))
@@ -147,6 +155,8 @@ def page(prepared: Prepared, threads: int, *, reading: str = "") -> str:
         "more": len(prepared.more),
         "logits": _criterion("BiLSTM logits", "KnowledgeDistillationLoss"),
         "features": _criterion("Transformer logits + features", "IntermediateLayersKnowledgeDistillationLoss"),
+        "last": last_losses("Transformer logits + features"),
+        "last_augmented": last_losses("Transformer logits + features, augmented"),
         "weights": json.dumps(ROWS["Transformer logits + features, augmented"].features),
         "sampling": 100 * (score / 100 * (1 - score / 100) / len(prepared.test)) ** 0.5,
         "command": "python -m benchmarks.sst2 --data FOLDER",

@@ -31,6 +31,7 @@ for _name, _alone in ALONE.items():
     ROWS[f"{_name} hard labels, augmented"] = _alone.but(hard=True, **AUGMENTED)
     ROWS[f"{_name} logits, augmented"] = _alone.but(**AUGMENTED, **LOGITS)
     if _name == "Transformer":
+        ROWS[f"{_name} logits at rate 0.002, augmented"] = _alone.but(**AUGMENTED, **LOGITS, rate=2e-3)
         ROWS[f"{_name} logits + features, augmented"] = _alone.but(**AUGMENTED, **LOGITS, **FEATURES_AUGMENTED)
 
 SEEDS = {name: 10 if name.startswith("Transformer logits") else 5 for name in ROWS}
@@ -43,6 +44,7 @@ PAIRS = [
     *((f"{name} logits, augmented", f"{name} hard labels, augmented") for name in STUDENTS),
     ("Transformer logits + features", "Transformer logits"),
     ("Transformer logits + features, augmented", "Transformer logits, augmented"),
+    ("Transformer logits + features, augmented", "Transformer logits at rate 0.002, augmented"),
     ("Transformer logits + features, augmented", "Transformer alone"),
 ]
 

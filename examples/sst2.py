@@ -75,10 +75,10 @@ def compare(prepared: Prepared, epochs: float, times: int) -> None:
         torch.manual_seed(0)
         student = make(recipe, prepared.train, words=prepared.words, pieces=prepared.pieces)
         texts, followed = both if recipe.augment else prepared.train, hidden if recipe.features else None
-        best, _, seconds = train(recipe, student, texts, prepared.dev, seed=0, hidden=followed)
-        sizes = sum(p.numel() for p in best.parameters())
-        score = accuracy(best, prepared.test)
-        print(f"{name:<42}{sizes:>12,}{len(texts):>11,}{score:>7.1f}%{seconds:>9.1f}", flush=True)
+        done = train(recipe, student, texts, prepared.dev, seed=0, hidden=followed)
+        sizes = sum(p.numel() for p in done.student.parameters())
+        score = accuracy(done.student, prepared.test)
+        print(f"{name:<42}{sizes:>12,}{len(texts):>11,}{score:>7.1f}%{done.seconds:>9.1f}", flush=True)
     print("one seed; the differences over several seeds are in docs/results_sst2.md")
 
 

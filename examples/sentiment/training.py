@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -172,9 +172,25 @@ def endless(lengths: Tensor, size: int, seed: int) -> Iterator[Tensor]:
         yield from batches(lengths, size, generator)
 
 
+class Trained(NamedTuple):
+    """What a run gave.
+
+    Attributes:
+        student: with the weights that were best on dev.
+        dev: the accuracy of these in percent.
+        seconds: of the run.
+        losses: the parts of the loss at the last step, by name.
+    """
+
+    student: nn.Module
+    dev: float
+    seconds: float
+    losses: dict[str, float]
+
+
 def train(
     recipe: Recipe, student: nn.Module, texts: Texts, dev: Texts, *, seed: int, hidden: nn.Module | None = None
-) -> tuple[nn.Module, float, float]:
+) -> Trained:
     """Train a student by a recipe.
 
     The loop is anybody's; what kdhooks adds are the lines that say ``distiller``.
@@ -188,7 +204,7 @@ def train(
         hidden: a teacher of hidden features whose input is the numbers of the rows.
 
     Returns:
-        The student with the weights that were best on dev, that accuracy in percent, and seconds.
+        The student with the weights that were best on dev, and what is known of the run.
     """
     torch.manual_seed(seed)
     steps = math.ceil(recipe.epochs * len(texts) / recipe.size)
@@ -217,11 +233,12 @@ def train(
         scheduler.step()
         if step in looks:
             distiller.on_epoch_end()  # looks at dev and keeps the best weights
+    losses = distiller.losses
     distiller.on_train_end()
     best, score = distiller.best_model, distiller.best_score
     if not isinstance(score, float):
         raise RuntimeError("dev was never looked at: there were no steps")
-    return best, score, time.perf_counter() - began
+    return Trained(best, score, time.perf_counter() - began, losses)
 
 
 def quiet() -> None:
