@@ -26,11 +26,14 @@ with random weights, without word vectors. `examples/sst2.py` shows the same in 
 {rows}
 
 - **alone**: learns from the labels.
-- **logits**: and from the teacher's logits; {logits}.
+- **logits**: and from the teacher's logits;
+  {logits}.
 - **features**: and the transformer's embeddings and two layers follow the teacher's embeddings, third and sixth layer,
-  token by token, through a linear matcher; {features}; augmented, weights {weights}. Each of the teacher's
-  channels is standardised over all tokens first, so that 1 is the loss of knowing its mean alone. The losses of the
-  three at the last step, mean over runs: {last}; augmented, {last_augmented}.
+  token by token, through a linear matcher;
+  {features};
+  augmented, weights {weights}. Each of the teacher's channels is standardised over all tokens first,
+  so that 1 is the loss of knowing its mean alone. The losses of the three at the last step, mean over the runs that
+  kept them: {last}; augmented, {last_augmented}.
 - **augmented**: {more:,} more sentences without labels, made from the training sentences: words masked (10%) or dropped
   (10%), n-grams of up to five words cut out, halves of two sentences joined (after Tang et al. 2019); the teacher's
   logits say what they are worth. Students read a masked word as one that they don't know.
@@ -49,14 +52,14 @@ The same seed on both sides: the same initial weights, and where both see the sa
 
 {reading}## How it was measured
 
-Commands: `{command} --search`, then `{command} --page docs/results_sst2.md`;
-{threads} thread; seeds from 0 on{missing}. Machine: {processor};
+Commands: `{command} --search`, then the same with
+`--page docs/results_sst2.md` in place of `--search`; {threads} thread; seeds from 0 on{missing}. Machine: {processor};
 Python {python}, torch {torch}, transformers {transformers}. Errors are those of the mean over seeds with one teacher;
 which sentences the test has adds about ±{sampling:.1f} points to any single figure, much of it alike for all rows.
 
 A run looks at the {devs} dev sentences ten times, and its weights are the best of these looks; the test sentences are
 met once, with these weights. Choices were made on dev before, with one seed that no row has, so that differences of
-less than about two points decide little; what does not stand here was not searched:
+less than about two points decide little. What does not stand here was not searched in runs that are kept:
 
 | tried | dev |
 | --- | --- |
