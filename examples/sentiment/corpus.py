@@ -7,7 +7,6 @@ line, as SST-2 is spread; words are what spaces divide. Nothing but the training
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +38,8 @@ def read(path: Path) -> Sentences:
 class Vocabulary:
     """Numbers for the words of some sentences; 0 is padding, 1 an unknown and 2 a masked word."""
 
-    def __init__(self, sentences: Iterable[Sequence[str]], *, at_least: int = 1) -> None:
-        counts = Counter(word for words in sentences for word in words)
-        known = sorted(word for word, count in counts.items() if count >= at_least and word != MASK)
+    def __init__(self, sentences: Iterable[Sequence[str]]) -> None:
+        known = sorted({word for words in sentences for word in words} - {MASK})
         self.numbers = {word: number for number, word in enumerate([PAD, UNKNOWN, MASK, *known])}
 
     def __len__(self) -> int:
@@ -54,6 +52,25 @@ class Vocabulary:
         for at, row in enumerate(rows):
             table[at, : len(row)] = torch.tensor(row)
         return table
+
+
+def numbers_of(seen: Tensor, vocabulary: int, at_least: int = 1) -> Tensor:
+    """A student's own numbers of words: 0 stays padding, 1 is every word that was seen fewer times than it must be.
+
+    Args:
+        seen: the numbers of the training sentences' words or tokens, any shape.
+        vocabulary: how many numbers there are.
+        at_least: how many times a word must be there to get a number of its own. From 2 on, number 1 is trained
+            too, on the words that were seen once.
+
+    Returns:
+        The student's number for every number, [vocabulary].
+    """
+    counts = torch.bincount(seen.flatten(), minlength=vocabulary)
+    known = (counts[1:] >= at_least).nonzero()[:, 0] + 1
+    numbers = torch.ones(vocabulary, dtype=torch.long)
+    numbers[0], numbers[known] = 0, torch.arange(len(known)) + 2
+    return numbers
 
 
 def batches(lengths: Tensor, size: int, generator: torch.Generator | None) -> Iterator[Tensor]:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .augment import make_more
 from .corpus import Vocabulary, batches, read
-from .students import Transformer
+from .students import Mean, Transformer
 from .teacher import Tokens, cut, fine_tune, logits_of, pretrained, small
-from .training import UNLABELLED, Texts, joined, pieces_of
+from .training import UNLABELLED, Texts, joined
 
 Watch = Callable[[str], object]
 
@@ -49,7 +49,7 @@ class Prepared:
         more: sentences without labels, made from those of `train`.
         teacher: fine-tuned.
         words: how many the vocabulary has.
-        lookup: the transformer's number of each token of the teacher.
+        pieces: how many tokens of the teacher there are, up to the last that is met.
     """
 
     train: Texts
@@ -58,7 +58,7 @@ class Prepared:
     more: Texts
     teacher: nn.Module
     words: int
-    lookup: Tensor
+    pieces: int
 
     @property
     def both(self) -> Texts:
@@ -111,20 +111,15 @@ def prepare(folder: Path, size: Size, *, keep: Path | None = None, watch: Watch 
         name: Texts(vocabulary.encode(words), tokens[name], labels[name], logits[name])
         for name, words in sentences.items()
     }
-    vocabulary_of_teacher = int(max(values["input_ids"].max() for values in tokens.values())) + 1
-    return Prepared(
-        **texts,
-        teacher=teacher.eval(),
-        words=len(vocabulary),
-        lookup=pieces_of(texts["train"].tokens, vocabulary_of_teacher),
-    )
+    pieces = int(max(values["input_ids"].max() for values in tokens.values())) + 1
+    return Prepared(**texts, teacher=teacher.eval(), words=len(vocabulary), pieces=pieces)
 
 
 class StoredTeacher(nn.Module):
     """Gives a teacher's hidden states from memory, at layers that can be mapped like any others.
 
     A step that needs features of sentences met before needs no encoder: this module's layers, `states.0` and so
-    on, pass on what was stored, and its input says of which rows.
+    on, pass on what was stored, and its input says of which rows. `mean` is the mean of the last ones.
 
     Args:
         states: for each layer the hidden states of all tokens that count, one sentence after the other,
@@ -134,19 +129,20 @@ class StoredTeacher(nn.Module):
 
     def __init__(self, states: Sequence[Tensor], lengths: Tensor) -> None:
         super().__init__()
-        self.states = nn.ModuleList(nn.Identity() for _ in states)
+        self.states, self.mean = nn.ModuleList(nn.Identity() for _ in states), Mean()
         self.stored, self.lengths = list(states), lengths
         self.begins = lengths.cumsum(0) - lengths
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Hidden states [N, T, width] of sentences by number [N], 0 where a sentence is over."""
+        """Sentences by number [N]; their states are [N, T, width], 0 where a sentence is over, the mean [N, width]."""
         lengths, places = self.lengths[rows], torch.arange(int(self.lengths[rows].max()))
         counts = places < lengths[:, None]
         where = torch.where(counts, self.begins[rows][:, None] + places, 0)
         out = torch.empty(0)
         for layer, stored in zip(self.states, self.stored, strict=True):
             out = layer(stored[where].float() * counts[:, :, None])
-        return out
+        mean: Tensor = self.mean(out, counts)
+        return mean
 
 
 def layers_of(teacher: nn.Module) -> list[str]:
@@ -158,7 +154,11 @@ def layers_of(teacher: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def store(teacher: nn.Module, tokens: Tokens, names: Sequence[str]) -> StoredTeacher:
-    """Run the teacher once over all sentences and keep the hidden states of some layers in bf16."""
+    """Run the teacher once over all sentences and keep the hidden states of some layers in bf16.
+
+    Each channel is standardised to mean 0 and deviation 1 over all tokens: of an encoder's channels a few are much
+    larger than all others, and a loss on the raw states follows little but them.
+    """
     lengths = tokens["attention_mask"].sum(1)
     begins, caught = lengths.cumsum(0) - lengths, {}
     kept: list[Tensor] = []
@@ -183,7 +183,16 @@ def store(teacher: nn.Module, tokens: Tokens, names: Sequence[str]) -> StoredTea
             kept[at][where] = caught[name][counts].bfloat16()
     for handle in handles:
         handle.remove()
+    for state in kept:
+        for some in state.split(64, 1):  # few channels at a time, for they are float32 here
+            some.copy_(standardised(some.float()))
     return StoredTeacher(kept, lengths)
+
+
+def standardised(states: Tensor) -> Tensor:
+    """Channels [tokens, width] with mean 0 and deviation 1 over all tokens; a constant channel is 0."""
+    deviation, mean = torch.std_mean(states, 0)
+    return (states - mean) / deviation.clamp(min=1e-6)
 
 
 def without_labels(texts: Texts) -> Texts:

@@ -1,7 +1,8 @@
 """Three small readers of sentences: a BiLSTM, a BlendCNN and a transformer of two layers.
 
 Rules: all take word numbers [N, T] with padding (0) on the right and return logits [N, 2]; what is padding has
-no influence; nothing is taken from a teacher, every weight begins at random.
+no influence; nothing is taken from a teacher, every weight begins at random. The numbers are a vocabulary's or a
+tokenizer's; `words` is either how many there are, or `corpus.numbers_of`, the student's own number of each.
 """
 
 from __future__ import annotations
@@ -13,11 +14,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def embedding_of(words: int, width: int) -> nn.Embedding:
+def vectors(words: int, width: int) -> nn.Embedding:
     """Small random vectors; with torch's, of deviation 1, rare words stay noise for many epochs."""
     made = nn.Embedding(words, width)
     nn.init.normal_(made.weight, std=0.1)
     return made
+
+
+class WordVectors(nn.Module):
+    """A vector of each word, found by the number that the word has for others."""
+
+    def __init__(self, words: int | Tensor, width: int) -> None:
+        super().__init__()
+        numbers = torch.arange(words) if isinstance(words, int) else words
+        self.register_buffer("numbers", numbers)
+        self.vectors = vectors(int(numbers.max()) + 1, width)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Vectors [..., width] of word numbers [...]."""
+        found: Tensor = self.vectors(self.numbers[words])  # type: ignore[index]
+        return found
+
+
+class Mean(nn.Module):
+    """The mean over the places that count; a layer of its own, so that it can be tapped."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """[N, width] of hidden states [N, T, width] and their mask [N, T]."""
+        counts = mask[:, :, None].to(x.dtype)
+        return (x * counts).sum(1) / counts.sum(1)
 
 
 class BiLSTM(nn.Module):
@@ -27,9 +52,9 @@ class BiLSTM(nn.Module):
     with the maximum over time for the last states.
     """
 
-    def __init__(self, words: int, *, embedding: int = 100, hidden: int = 128, dropout: float = 0.5) -> None:
+    def __init__(self, words: int | Tensor, *, embedding: int = 100, hidden: int = 128, dropout: float = 0.5) -> None:
         super().__init__()
-        self.embedding = embedding_of(words, embedding)
+        self.embedding = WordVectors(words, embedding)
         self.rightward = nn.LSTM(embedding, hidden, batch_first=True)
         self.leftward = nn.LSTM(embedding, hidden, batch_first=True)
         self.head = nn.Sequential(
@@ -60,7 +85,7 @@ class BlendCNN(nn.Module):
 
     def __init__(
         self,
-        words: int,
+        words: int | Tensor,
         *,
         embedding: int = 100,
         filters: int = 100,
@@ -68,7 +93,8 @@ class BlendCNN(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.embedding = embedding_of(words, embedding)
+        self.embedding = WordVectors(words, embedding)
+        self.widths = widths
         self.convolutions = nn.ModuleList(nn.Conv1d(embedding, filters, width) for width in widths)
         self.head = nn.Sequential(
             nn.Dropout(dropout),
@@ -84,8 +110,7 @@ class BlendCNN(nn.Module):
         embedded = self.dropout(self.embedding(words) * (words != 0)[:, :, None]).transpose(1, 2)
         lengths = (words != 0).sum(1)
         found = []
-        for convolution in self.convolutions:
-            width = convolution.kernel_size[0]
+        for width, convolution in zip(self.widths, self.convolutions, strict=True):
             out = F.relu(convolution(F.pad(embedded, (0, width - 1))))  # the first place of a window is a word
             padding = torch.arange(out.shape[2]) >= lengths[:, None]
             found.append(out.masked_fill(padding[:, None, :], 0.0).amax(2))
@@ -105,8 +130,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, attend: Tensor) -> Tensor:
         """Hidden states [N, T, width]; `attend` [N, 1, 1, T] is true where a token counts."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        q, k, v = self.qkv(x).float().unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        with torch.autocast("cpu", enabled=False):  # in bf16 its backward is slower than all else together
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         x = self.norm1(x + self.dropout(self.out(attended.transpose(1, 2).flatten(2))))
         hidden: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
         return hidden
@@ -116,36 +142,32 @@ class Transformer(nn.Module):
     """Layers of self-attention, the mean of the last hidden states, a linear layer.
 
     Args:
-        words: how many tokens it knows.
+        words: how many tokens there are, or the number of each.
         width: of the hidden states.
         layers: how many.
         heads: of each attention.
         dropout: of embeddings and of what each layer adds.
-        lookup: its own number for every number of the tokenizer, [tokenizer's vocabulary]; None is the same.
     """
 
     def __init__(
         self,
-        words: int,
+        words: int | Tensor,
         *,
         width: int = 64,
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.2,
-        lookup: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("lookup", torch.arange(words) if lookup is None else lookup)
-        self.words, self.places = embedding_of(words, width), embedding_of(64, width)
+        self.words, self.places = WordVectors(words, width), vectors(64, width)
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
-        self.head = nn.Linear(width, 2)
+        self.mean, self.head = Mean(), nn.Linear(width, 2)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits [N, 2] of tokens and their mask, [N, T] both."""
-        x = self.words(self.lookup[input_ids]) + self.places.weight[: input_ids.shape[1]]  # type: ignore[index]
-        x, counts = self.dropout(self.norm(x)), attention_mask[:, :, None].to(x.dtype)
+        x = self.dropout(self.norm(self.words(input_ids) + self.places.weight[: input_ids.shape[1]]))
         for layer in self.layers:
             x = layer(x, attention_mask[:, None, None, :].bool())
-        logits: Tensor = self.head(self.dropout((x * counts).sum(1) / counts.sum(1)))
+        logits: Tensor = self.head(self.dropout(self.mean(x, attention_mask)))
         return logits

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from kdhooks import Distillation
 
-from .corpus import batches
+from .corpus import batches, numbers_of
 from .students import BiLSTM, BlendCNN, Transformer
 from .teacher import Tokens, correct, cut
 
 UNLABELLED = -100
 LOOKS = 10
-FEATURES = [["norm", "states.0"], ["layers.0", "states.1"], ["layers.1", "states.2"]]
-"""The transformer's embeddings and layers, and what of the teacher they follow: see `preparation.layers_of`."""
+FEATURES = [["norm", "states.0"], ["layers.0", "states.1"], ["layers.1", "states.2"], ["mean", "mean"]]
+"""The transformer's embeddings, layers and mean, and what of the teacher they follow: see `preparation.layers_of`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Recipe:
         temperature: T.
         weights: of the labels' and of the teacher's term.
         augment: also sees the sentences without labels.
-        features: weight of hidden features beside the logits; the transformer only.
+        features: weights of the pairs of `FEATURES` beside the logits, the transformer only; a pair of weight 0 is
+            left out.
+        follow: their loss.
+        at_least: how many times the training sentences must have a word for the student to know it.
         hard: these have the teacher's best class for a label, and there is no term of the teacher.
         decay: weight decay.
     """
@@ -58,7 +61,9 @@ class Recipe:
     temperature: float = 1.0
     weights: tuple[float, float] = (0.5, 0.5)
     augment: bool = False
-    features: float = 0.0
+    features: tuple[float, ...] = ()
+    follow: str = "MSE"
+    at_least: int = 1
     hard: bool = False
     decay: float = 0.0
 
@@ -76,11 +81,12 @@ class Recipe:
                 "loss_weights": weights,
             }
         }
-        if self.features:
+        pairs = [(pair, weight) for pair, weight in zip(FEATURES, self.features, strict=False) if weight]
+        if pairs:
             criteria["IntermediateLayersKnowledgeDistillationLoss"] = {
-                "layer_mappings": FEATURES,
-                "loss_types": "MSE",
-                "loss_weights": [self.features] * len(FEATURES),
+                "layer_mappings": [pair for pair, _ in pairs],
+                "loss_types": self.follow,
+                "loss_weights": [weight for _, weight in pairs],
             }
         return {"distillation": {"train": {"criterion": criteria}}}
 
@@ -125,32 +131,26 @@ def joined(first: Texts, second: Texts) -> Texts:
     return Texts(words, tokens, labels, taught)
 
 
-def make(recipe: Recipe, words: int, lookup: Tensor) -> nn.Module:
+def make(recipe: Recipe, train: Texts, *, words: int, pieces: int) -> nn.Module:
     """The student of a recipe with random weights.
 
     Args:
         recipe: which.
+        train: the training sentences; a word or token that they lack is an unknown one.
         words: of the vocabulary of words.
-        lookup: number in the transformer's own vocabulary of every token of the teacher.
+        pieces: tokens of the teacher.
     """
     if recipe.student == "Transformer":
-        return Transformer(int(lookup.max()) + 1, dropout=recipe.dropout, lookup=lookup)
+        known = numbers_of(train.tokens["input_ids"], pieces, recipe.at_least)
+        return Transformer(known, dropout=recipe.dropout)
     kinds = {"BiLSTM": BiLSTM, "BlendCNN": BlendCNN}
-    return kinds[recipe.student](words, dropout=recipe.dropout)
-
-
-def pieces_of(train: Tokens, vocabulary: int) -> Tensor:
-    """For the transformer: its number of every token of the teacher, 1 for what the training sentences lack."""
-    lookup = torch.ones(vocabulary, dtype=torch.long)
-    seen = train["input_ids"].unique()
-    lookup[seen] = torch.arange(len(seen)) + 2
-    lookup[0] = 0
-    return lookup
+    made: nn.Module = kinds[recipe.student](numbers_of(train.words, words, recipe.at_least), dropout=recipe.dropout)
+    return made
 
 
 def run(student: nn.Module, x: Tensor | Tokens) -> Tensor:
-    """The student's logits, in bf16 where that is faster: the backward of attention is not."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=not isinstance(student, Transformer)):
+    """The student's logits, computed in bf16."""
+    with torch.autocast("cpu", torch.bfloat16):
         logits: Tensor = student(**x) if isinstance(x, dict) else student(x)
     return logits.float()
 
@@ -172,9 +172,25 @@ def endless(lengths: Tensor, size: int, seed: int) -> Iterator[Tensor]:
         yield from batches(lengths, size, generator)
 
 
+class Trained(NamedTuple):
+    """What a run gave.
+
+    Attributes:
+        student: with the weights that were best on dev.
+        dev: the accuracy of these in percent.
+        seconds: of the run.
+        losses: the parts of the loss at the last step, by name.
+    """
+
+    student: nn.Module
+    dev: float
+    seconds: float
+    losses: dict[str, float]
+
+
 def train(
     recipe: Recipe, student: nn.Module, texts: Texts, dev: Texts, *, seed: int, hidden: nn.Module | None = None
-) -> tuple[nn.Module, float, float]:
+) -> Trained:
     """Train a student by a recipe.
 
     The loop is anybody's; what kdhooks adds are the lines that say ``distiller``.
@@ -188,7 +204,7 @@ def train(
         hidden: a teacher of hidden features whose input is the numbers of the rows.
 
     Returns:
-        The student with the weights that were best on dev, that accuracy in percent, and seconds.
+        The student with the weights that were best on dev, and what is known of the run.
     """
     torch.manual_seed(seed)
     steps = math.ceil(recipe.epochs * len(texts) / recipe.size)
@@ -217,8 +233,12 @@ def train(
         scheduler.step()
         if step in looks:
             distiller.on_epoch_end()  # looks at dev and keeps the best weights
+    losses = distiller.losses
     distiller.on_train_end()
-    return distiller.best_model, float(distiller.best_score), time.perf_counter() - began
+    best, score = distiller.best_model, distiller.best_score
+    if not isinstance(score, float):
+        raise RuntimeError("dev was never looked at: there were no steps")
+    return Trained(best, score, time.perf_counter() - began, losses)
 
 
 def quiet() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from examples.sentiment.augment import Augmentation, cut_out, make_more
-from examples.sentiment.corpus import LONGEST, MASK, Vocabulary, batches, read, write_made_up
-from examples.sentiment.preparation import Size, layers_of, prepare, store
+from examples.sentiment.corpus import LONGEST, MASK, Vocabulary, batches, numbers_of, read, write_made_up
+from examples.sentiment.preparation import Size, layers_of, prepare, standardised, store
 from examples.sentiment.students import BiLSTM, BlendCNN, Transformer
 from examples.sentiment.teacher import cut, logits_of, small
-from examples.sentiment.training import UNLABELLED, Recipe, Texts, joined, make, pieces_of, quiet, train
+from examples.sentiment.training import UNLABELLED, Recipe, Texts, joined, make, quiet, run, train
+from kdhooks import Distillation
 
 SENTENCE = ["a", "b", "c", "d", "e", "f", "g", "h"]
 OTHER = ["r", "s", "t", "u", "v", "w"]
@@ -107,11 +110,18 @@ def test_padding_has_no_influence_on_the_transformer() -> None:
     torch.testing.assert_close(student(tokens, mask)[1:], student(tokens[1:, :2], mask[1:, :2]))
 
 
-def test_the_transformer_numbers_the_tokens_of_the_training_sentences() -> None:
-    lookup = pieces_of({"input_ids": torch.tensor([[7, 3, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}, 10)
-    assert lookup[0] == 0
-    assert lookup[5] == 1, "a token that no training sentence has"
-    assert len({int(lookup[0]), int(lookup[3]), int(lookup[7]), 1}) == 4
+@pytest.mark.parametrize(("at_least", "numbers"), [(1, [0, 1, 1, 2, 1, 1, 1, 3]), (2, [0, 1, 1, 1, 1, 1, 1, 2])])
+def test_students_number_the_words_that_the_training_sentences_have_often_enough(
+    at_least: int, numbers: list[int]
+) -> None:
+    assert numbers_of(torch.tensor([[7, 3, 0], [7, 0, 0]]), 8, at_least).tolist() == numbers
+
+
+@pytest.mark.parametrize("kind", [BiLSTM, BlendCNN])
+def test_words_of_one_number_are_one_word_to_a_student(kind: Callable[[Tensor], nn.Module]) -> None:
+    student = kind(torch.tensor([0, 1, 1, 2, 3])).eval()
+    torch.testing.assert_close(student(torch.tensor([[3, 1]])), student(torch.tensor([[3, 2]])), rtol=0, atol=0)
+    assert not torch.allclose(student(torch.tensor([[3, 1]])), student(torch.tensor([[4, 1]])))
 
 
 def made_up(tmp_path: Path) -> tuple[nn.Module, Texts]:
@@ -124,22 +134,64 @@ def made_up(tmp_path: Path) -> tuple[nn.Module, Texts]:
     return teacher, Texts(words, tokens, train_part.labels, logits_of(teacher, tokens))
 
 
-def test_stored_hidden_states_are_those_of_the_teacher(tmp_path: Path) -> None:
+def student_of(recipe: Recipe, texts: Texts) -> nn.Module:
+    pieces = int(texts.tokens["input_ids"].max()) + 1
+    return make(recipe, texts, words=int(texts.words.max()) + 1, pieces=pieces)
+
+
+def test_stored_hidden_states_are_those_of_the_teacher_standardised(tmp_path: Path) -> None:
     teacher, texts = made_up(tmp_path)
     stored = store(teacher, texts.tokens, layers_of(teacher))
-    rows, seen = torch.tensor([5, 0, 17]), {}
+    rows, seen = torch.arange(len(texts)), {}
     part = cut(texts.tokens, rows)
     for model, names in ((stored, ("states.0", "states.2")), (teacher, ("norm", "layers.3"))):
         for name in names:
             hook = functools.partial(lambda name, *call: seen.__setitem__(name, call[2]), name)
             model.get_submodule(name).register_forward_hook(hook)
-    stored(rows)
+    mean = stored(rows)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         teacher.eval()(**part)
     counts = part["attention_mask"].bool()
     for ours, theirs in (("states.0", "norm"), ("states.2", "layers.3")):
-        torch.testing.assert_close(seen[ours][counts], seen[theirs][counts].float(), atol=0.05, rtol=0.05)
+        states = seen[theirs][counts].float()
+        expected = (states - states.mean(0)) / states.std(0)
+        torch.testing.assert_close(seen[ours][counts], expected, atol=0.15, rtol=0.05)
         assert not seen[ours][~counts].any()
+    torch.testing.assert_close(mean[3], seen["states.2"][3][counts[3]].mean(0))
+
+
+def test_a_constant_channel_is_standardised_to_zero() -> None:
+    states = torch.tensor([[1.0, 7.0], [3.0, 7.0]])
+    torch.testing.assert_close(standardised(states), torch.tensor([[-1.0, 0.0], [1.0, 0.0]]) / 2**0.5)
+
+
+def test_a_pair_of_weight_0_is_left_out_of_the_configuration() -> None:
+    name = "IntermediateLayersKnowledgeDistillationLoss"
+    criteria = Recipe("Transformer", features=(0.0, 2.0, 0.0, 3.0)).conf()["distillation"]["train"]["criterion"]
+    told = {"layer_mappings": [["layers.0", "states.1"], ["mean", "mean"]], "loss_types": "MSE"}
+    assert criteria[name] == {**told, "loss_weights": [2.0, 3.0]}
+    assert name not in Recipe("Transformer", features=(0.0,)).conf()["distillation"]["train"]["criterion"]
+
+
+def test_the_transformer_follows_stored_features(tmp_path: Path) -> None:
+    teacher, texts = made_up(tmp_path)
+    hidden = store(teacher, texts.tokens, layers_of(teacher))
+    recipe = Recipe("Transformer", dropout=0.0, features=(1.0, 1.0, 1.0, 1.0))
+    student, rows, seen = student_of(recipe, texts), torch.arange(len(texts)), []
+    optimizer = torch.optim.Adam(student.parameters(), lr=5e-3)
+    with Distillation(recipe.conf(), student_model=student, teacher_model=hidden) as distiller:
+        distiller.on_train_begin(optimizer=optimizer)
+        for _ in range(40):
+            x = texts.batch(student, rows)
+            output = run(student, x)
+            loss = F.cross_entropy(output, texts.labels)
+            loss = distiller.on_after_compute_loss(x, output, loss, teacher_output=texts.taught, teacher_input=rows)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(distiller.losses)
+    for name in ("MSE[norm]", "MSE[layers.0]", "MSE[layers.1]", "MSE[mean]"):
+        assert seen[-1][name] < 0.6 * seen[0][name], name
 
 
 @pytest.mark.parametrize("name", ["BiLSTM", "BlendCNN", "Transformer"])
@@ -152,10 +204,8 @@ def test_a_student_follows_the_teacher_on_sentences_without_labels(name: str, tm
     assert len(both) == 2 * len(texts)
     recipe = Recipe(name, epochs=20, rate=5e-3, dropout=0.0, size=16, loss="MSE", weights=(0.0, 1.0))
     torch.manual_seed(0)
-    lookup = pieces_of(texts.tokens, int(texts.tokens["input_ids"].max()) + 1)
-    student = make(recipe, int(texts.words.max()) + 1, lookup)
-    _, best, _ = train(recipe, student, both, texts, seed=0)
-    assert best > 90
+    student = student_of(recipe, texts)
+    assert train(recipe, student, both, texts, seed=0).dev > 90
 
 
 def test_alone_is_the_plain_loop(tmp_path: Path) -> None:
@@ -165,9 +215,10 @@ def test_alone_is_the_plain_loop(tmp_path: Path) -> None:
     weights = []
     for taught in (texts.taught, -100 * texts.taught):
         torch.manual_seed(0)
-        student = make(recipe, int(texts.words.max()) + 1, torch.arange(3))
-        best, _, _ = train(recipe, student, replace(texts, taught=taught), texts, seed=0)
-        weights.append(torch.cat([p.flatten() for p in best.parameters()]))
+        student = student_of(recipe, texts)
+        done = train(recipe, student, replace(texts, taught=taught), texts, seed=0)
+        assert done.losses["total"] == done.losses["CE"]
+        weights.append(torch.cat([p.flatten() for p in done.student.parameters()]))
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 
