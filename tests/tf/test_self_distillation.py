@@ -238,3 +238,15 @@ def test_faults(act: Callable[[], Any], text: str) -> None:
     with pytest.raises(KDHooksError) as caught:
         act()
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_temperature_may_be_a_schedule(mode: str) -> None:
+    def totals(*temperature: Any) -> list[float]:
+        model = student()
+        with attached(model, [[["exit1"], ["head"]]], *temperature, "KL") as distiller:
+            step = stepped(distiller, model, mode)
+            return [float(step(*batches()[0])[0]) for _ in range(3)]
+
+    moving = totals({"linear": {"from": 4.0, "to": 2.0, "steps": 2}})
+    np.testing.assert_allclose(moving, [totals(4.0)[0], totals(3.0)[0], totals(2.0)[0]], rtol=1e-5)
