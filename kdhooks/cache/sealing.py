@@ -5,7 +5,9 @@ The key is covered too, so that a row that comes back under another key, by what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from struct import Struct
+from typing import Any
 
 from kdhooks.cache.packages import xxhash
 
@@ -25,3 +27,13 @@ def unseal(key: bytes, stored: bytes) -> bytes | None:
     if stored[-CHECKSUM_BYTES:] == _pack(_digest(key + payload) & 0xFFFFFFFF):
         return payload
     return None
+
+
+def unseal_many(keys: Sequence[bytes], stored: Sequence[bytes | None]) -> list[bytes | None]:
+    """`unseal` of a batch in which no row is absent; in one expression, since a call a row would cost a tenth."""
+    rows: Any = stored
+    return [
+        payload if row[-4:] == _pack(_digest(key + payload) & 0xFFFFFFFF) else None
+        for key, row in zip(keys, rows, strict=True)
+        for payload in (row[:-4],)
+    ]

@@ -20,7 +20,7 @@ from kdhooks.cache.environment import Environment, acquire, record_key
 from kdhooks.cache.mounts import network_file_system
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.problems import StoreError, on_read_only_disk, reason_of
-from kdhooks.cache.sealing import seal, unseal
+from kdhooks.cache.sealing import seal, unseal, unseal_many
 from kdhooks.errors import KDHooksError
 from kdhooks.messages import logger
 
@@ -251,10 +251,14 @@ class Space:
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows under keys, None where there is none or a damaged one."""
         stored = self.store._get(self.name, keys)
-        rows = [None if row is None else unseal(key, row) for key, row in zip(keys, stored, strict=True)]
+        absent = stored.count(None)
+        rows = (
+            unseal_many(keys, stored)
+            if not absent
+            else [row and unseal(key, row) for key, row in zip(keys, stored, strict=True)]
+        )
         missing = rows.count(None)
-        if missing:
-            self.bad += missing - stored.count(None)
+        self.bad += missing - absent
         self.misses += missing
         self.hits += len(rows) - missing
         return rows
