@@ -2,7 +2,7 @@
 
 Nothing here knows a framework: arrays are NumPy's, and a backend turns its tensors into them. The parts:
 
-- `keys`: what a row is found by; `fingerprint`: what a teacher is known by.
+- `keys`: what a row is found by; `fingerprints`: what a teacher is known by.
 - `precision`, `top_k`, `tokens`, `codec`: outputs as bytes and back.
 - `folder`, `mounts`, `environment`, `sealing`, `store`: bytes in LMDB, by many processes, with checksums.
 - `teacher_store`: what a backend puts before its teacher.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdhooks.cache.codec import Codec, Layout
-    from kdhooks.cache.fingerprint import Weight, fingerprint
+    from kdhooks.cache.fingerprints import Weight, fingerprint
     from kdhooks.cache.keys import id_keys, row_keys
     from kdhooks.cache.problems import StoreError
     from kdhooks.cache.store import Space, Store
@@ -37,8 +37,8 @@ _ROOMS = {
     "TeacherStore": "teacher_store",
     "Tokens": "tokens",
     "TopK": "top_k",
-    "Weight": "fingerprint",
-    "fingerprint": "fingerprint",
+    "Weight": "fingerprints",
+    "fingerprint": "fingerprints",
     "id_keys": "keys",
     "row_keys": "keys",
 }
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
-    globals()[name] = value  # also where a submodule has the same name, as `fingerprint`
+    globals()[name] = value
     return value
 
 

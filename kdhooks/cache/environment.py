@@ -161,8 +161,8 @@ class Environment:
                     get = transaction.get
                     found = [get(key) for key in keys]
         waiting = self.pending.get(space)
-        if waiting and None in found:
-            found = [waiting.get(key) if row is None else row for key, row in zip(keys, found, strict=True)]
+        if waiting:  # before what is stored, which may be the damaged row that this one replaces
+            found = [waiting.get(key, row) for key, row in zip(keys, found, strict=True)]
         return found
 
     def record(self, name: str) -> bytes | None:

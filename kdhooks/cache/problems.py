@@ -22,6 +22,9 @@ SHORT_WRITE = "the disk is full, or fails"  # LMDB makes one error of both
 READ_ONLY = "the folder can't be written ({reason})"
 
 
+_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 class StoreError(KDHooksError):
     """A store of teacher outputs cannot be read or written; the message says why."""
 
@@ -53,4 +56,8 @@ def on_read_only_disk(error: BaseException) -> bool:
 
 def _number(error: BaseException) -> int:
     """The system's number of an LMDB error; 0 where it is one of LMDB's own."""
-    return max(0, int(getattr(error, "code", 0)))
+    code = int(getattr(error, "code", 0))
+    if code > 0:
+        return code
+    # Versions of the package that keep no number have the system's words in the message.
+    return next((number for number in _SYSTEM if os.strerror(number) in str(error)), 0)

@@ -33,7 +33,7 @@ def tokens(ids: list[int], left: int, right: int) -> dict[str, np.ndarray]:
     padded = [7] * left + ids + [9] * right
     mask = [0] * left + [1] * len(ids) + [0] * right
     kinds = [4] * left + [0] * len(ids) + [5] * right
-    return {name: np.array([row]) for name, row in zip(("input_ids", "attention_mask", "kinds"), (padded, mask, kinds))}
+    return {"input_ids": np.array([padded]), "attention_mask": np.array([mask]), "kinds": np.array([kinds])}
 
 
 def test_padding_does_not_matter() -> None:
