@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdhooks import __version__
-from kdhooks.cli import actions
+from kdhooks.cli import actions, stored
 from kdhooks.errors import ConfigError, KDHooksError
 
 _MODEL = "package.module:factory"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"kdhooks {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _init, _validate, _layers, _check, _suggest, _fit):
+    for add in (_demo, _init, _validate, _layers, _check, _suggest, _fit, _cache):
         add(commands)
     return parser
 
@@ -144,6 +144,21 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
         "(student.pt or student.weights.h5 in the run's folder)",
     )
     parser.set_defaults(action=actions.fit)
+
+
+def _cache(commands: _Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("cache", help="look at stored teacher outputs, check them, write them anew")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, action, about in (
+        ("info", stored.info, "which teachers' outputs are there, and how large they are"),
+        ("verify", stored.verify, "check the file and the checksum of every row"),
+        ("prune", stored.prune, "write the rows anew, in key order and without bad ones"),
+    ):
+        verb = verbs.add_parser(name, help=about)
+        verb.add_argument("path", type=Path, metavar="DIR", help="the store's folder")
+        verb.set_defaults(action=action)
+    verb.add_argument("--keep", action="append", default=[], metavar="NAME", help="keep only this teacher's rows")
+    verb.add_argument("--older-than", type=float, metavar="DAYS", help="leave out teachers first stored longer ago")
 
 
 def _pair(parser: argparse.ArgumentParser) -> None:
