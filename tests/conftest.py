@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -18,6 +19,9 @@ import kdhooks.registry  # the tables that users add to exist before the first t
 from kdhooks.names import Table
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the first import of torch, which reads it once
+
+# Ctrl-C is ignored in what a shell starts with & or nohup, and in all that it starts in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("kdhooks", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kdhooks")
