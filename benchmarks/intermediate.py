@@ -4,7 +4,7 @@ Two cases: a teacher of 12 layers of which only layer 4 is tapped, against a loo
 teacher's own time, and whether the losses are the same to the last bit); and a criterion of 6 pairs, against
 a loop with forward hooks written by hand. Loops run in one process, in turn; ratios are medians of the rounds' own.
 
-Run: python -m benchmarks.intermediate [--rounds 25] [--threads 2] [--json FILE]
+Run: python -m benchmarks.intermediate [--rounds 60] [--threads 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def with_hooks(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor) -> 
 def main() -> None:
     """Measure both cases and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args()
