@@ -13,13 +13,11 @@ import tensorflow as tf
 
 from kdhooks.config.model import Named
 from kdhooks.datasets import UNLABELLED
-from kdhooks.datasets.options import call_with_options, check_factory
+from kdhooks.datasets.options import check_factory
 from kdhooks.errors import ModelError, UsageError
+from kdhooks.loop.postprocess import Postprocess, in_turn
 from kdhooks.names import Table, did_you_mean
 from kdhooks_tf.outputs import describe, logits_of
-
-Postprocess = Callable[[Any, Any], tuple[Any, Any]]
-"""(output, target) in, (output, target) out."""
 
 POSTPROCESS: Table[Callable[..., Any]] = Table("postprocess transform")
 """Every postprocess transform that a configuration can name."""
@@ -46,25 +44,7 @@ def build_postprocess(steps: Sequence[Named | Postprocess]) -> Postprocess:
     Raises:
         UsageError: an unknown name or option.
     """
-    functions = [_build(step) for step in steps]
-
-    def postprocess(output: Any, target: Any) -> tuple[Any, Any]:
-        for function in functions:
-            output, target = function(output, target)
-        return output, target
-
-    return postprocess
-
-
-def _build(step: Named | Postprocess) -> Postprocess:
-    if not isinstance(step, Named):
-        return step
-    name = POSTPROCESS.name(step.name) or step.name
-    made = call_with_options("postprocess transform", name, POSTPROCESS[step.name], step.options)
-    if not callable(made):
-        raise UsageError(f"the postprocess transform {name!r} must be a function of (output, target), not {made!r}")
-    function: Postprocess = made
-    return function
+    return in_turn(steps, POSTPROCESS)
 
 
 @POSTPROCESS.register("LabelShift")

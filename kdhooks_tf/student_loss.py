@@ -10,10 +10,10 @@ import tensorflow as tf
 from kdhooks.config import DistillationConf
 from kdhooks.datasets import UNLABELLED
 from kdhooks.errors import KDHooksError, ModelError
+from kdhooks.loop.postprocess import Postprocess
 from kdhooks.names import did_you_mean
 from kdhooks_tf.losses.target import TARGET_LOSSES
 from kdhooks_tf.outputs import describe, logits_of
-from kdhooks_tf.postprocess import Postprocess
 
 Tensor = Any
 

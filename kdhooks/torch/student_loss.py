@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kdhooks.config import DistillationConf
 from kdhooks.errors import ModelError
+from kdhooks.loop.postprocess import Postprocess
 from kdhooks.names import did_you_mean
 from kdhooks.torch.losses import TARGET_LOSSES
 from kdhooks.torch.outputs import describe, logits_of
-from kdhooks.torch.postprocess import Postprocess
 
 NO_LOSS = "none"
 """What the loop's own loss is called where a criterion computes the labels' loss itself."""

@@ -14,9 +14,9 @@ from kdhooks.check import ModelFacts, TermFacts
 from kdhooks.criterion import Criterion, Term
 from kdhooks.errors import KDHooksError
 from kdhooks.loop.batches import Batch
+from kdhooks.loop.postprocess import Postprocess
 from kdhooks_tf.observation.batches import is_distribution, labels_are_inputs
 from kdhooks_tf.outputs import logits_of
-from kdhooks_tf.postprocess import Postprocess
 
 _MOST_POSITIONS, _MOST_NUMBERS = 4096, 8_000_000
 _ON_LOGITS = ("MSE", "L1")

@@ -15,9 +15,9 @@ from kdhooks.check import ModelFacts, TermFacts
 from kdhooks.criterion import Criterion, Term
 from kdhooks.errors import KDHooksError
 from kdhooks.loop.batches import Batch
+from kdhooks.loop.postprocess import Postprocess
 from kdhooks.torch.observation.batches import is_distribution, labels_are_inputs
 from kdhooks.torch.outputs import logits_of
-from kdhooks.torch.postprocess import Postprocess
 
 _MOST_POSITIONS, _MOST_NUMBERS = 4096, 8_000_000
 _ON_LOGITS = ("MSE", "L1")
