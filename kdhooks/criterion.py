@@ -13,6 +13,7 @@ from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from kdhooks.errors import ModelError, UsageError
+from kdhooks.ledger import OFF, Ledger
 from kdhooks.names import fold
 
 Tensor = Any
@@ -38,6 +39,7 @@ class Step:
         whole: whether a term looks at the teacher's output at this step.
         layers: the teacher's layers that terms look at, as the backend calls them.
         captured: what the backend captured of these layers, by teacher.
+        ledger: times the parts of the step.
     """
 
     index: int
@@ -54,6 +56,7 @@ class Step:
     whole: bool = True
     layers: frozenset[Any] = frozenset()
     captured: dict[str, Any] = field(default_factory=dict)
+    ledger: Ledger = OFF
 
     def names(self, logits_keys: Sequence[str] = ()) -> tuple[str, ...]:
         """The names of the teachers.
@@ -91,8 +94,8 @@ class Step:
             if self.whole and self.teacher_output is None:
                 self.teacher(name)
             elif name in self.teachers:
-                given = self.input if self.teacher_input is None else self.teacher_input
-                self.teachers[name].features(given, self.layers)
+                with self.ledger.part("teacher"):
+                    self.teachers[name].features(self.teacher_given, self.layers, self)
             else:
                 raise UsageError(
                     "features come from a teacher, and there is none: set teacher_model, or hand teacher_features to "
@@ -118,7 +121,13 @@ class Step:
     def _run(self, name: str) -> Any:
         if name not in self.teachers:
             raise UsageError("there is no teacher: set teacher_model, or hand teacher_output to on_after_compute_loss")
-        return self.teachers[name](self.input if self.teacher_input is None else self.teacher_input)
+        with self.ledger.part("teacher"):
+            return self.teachers[name](self.teacher_given, self)
+
+    @property
+    def teacher_given(self) -> Any:
+        """What a teacher gets: its own input, or the student's."""
+        return self.input if self.teacher_input is None else self.teacher_input
 
 
 @dataclass(frozen=True)

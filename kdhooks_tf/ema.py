@@ -10,11 +10,13 @@ same, since the student's are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from kdhooks.config.model import AskedPrecision
+from kdhooks.criterion import Step
 from kdhooks.errors import CheckpointError, ModelError
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.replicas import counting_variable, is_distributed, local, strategy_of
@@ -41,7 +43,7 @@ class MeanTeacher(Teacher):
         decay: float,
         model: Any = None,
         *,
-        precision: Literal["fp32", "bf16", "fp16"] | None = None,
+        precision: AskedPrecision | None = None,
     ) -> None:
         if not is_built(student):
             raise ModelError("with ema the teacher is an average of the student, which is not built yet: call it once")
@@ -82,13 +84,13 @@ class MeanTeacher(Teacher):
             self._seen = None
         super().on_train_end()
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, step: Step | None = None) -> Any:
         """The average's output."""
         with outside_branches():
             self.follow()
         return super().__call__(value)
 
-    def features(self, value: Any, layers: frozenset[Any]) -> None:
+    def features(self, value: Any, layers: frozenset[Any], step: Step | None = None) -> None:
         """Capture layers of the average."""
         with outside_branches():
             self.follow()

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from kdhooks.config.model import AskedPrecision
+from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
 from kdhooks_tf.outputs import as_call
 from kdhooks_tf.tapes import stop_recording
@@ -33,7 +35,7 @@ class Teacher(Hook):
         precision: what its own layers compute in, or None for the dtype policies that they have.
     """
 
-    def __init__(self, model: Any, student: Any, *, precision: Literal["fp32", "bf16", "fp16"] | None = None) -> None:
+    def __init__(self, model: Any, student: Any, *, precision: AskedPrecision | None = None) -> None:
         self.model = model
         self.taps: Any = None
         self._student = student
@@ -78,11 +80,11 @@ class Teacher(Hook):
         if self.taps is not None:
             self.taps.release()
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, step: Step | None = None) -> Any:
         """The teacher's output for an input that the student got, without a gradient."""
         return self._forward(value, None)
 
-    def features(self, value: Any, layers: frozenset[Any]) -> None:
+    def features(self, value: Any, layers: frozenset[Any], step: Step | None = None) -> None:
         """Capture layers in a forward that ends at the deepest of them."""
         self._forward(value, layers)
 

@@ -58,6 +58,18 @@ PRECISION = OneOf(
         **{"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"},
     }
 )
+PRECISION_OR_AUTO = OneOf({**PRECISION.choices, "auto": "auto"})
+SWITCH = Leaf("true, false or auto", Schema(Or(bool, And(str, Use(str.lower), "auto"))))
+STORED = OneOf(
+    {
+        **{"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8"},
+        **{"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"},
+    }
+)
+POOL = Leaf(
+    "one or more whole numbers of at least 1, as in [1, 1]",
+    Schema(Or(And(_whole_from(1), Use(lambda size: (size,))), And([_whole_from(1)], len, Use(tuple)))),
+)
 _IPEX = "Intel's extension is not part of this release of kdhooks", "Use pytorch; autocast to bf16 with precision: bf16"
 FRAMEWORK = OneOf(
     {

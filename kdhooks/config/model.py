@@ -10,6 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Precision = Literal["fp32", "bf16", "fp16"]
+"""What a model computes in."""
+
+AskedPrecision = Literal["fp32", "bf16", "fp16", "auto"]
+"""What it shall compute in, or that it is chosen by timing a few batches."""
+
+Switch = bool | Literal["auto"]
+"""On, off, or chosen by timing a few batches."""
+
 Schedulable = float | Mapping[str, Any] | Callable[[int], float]
 """A number, a schedule as the YAML writes it (``{linear: {...}}``), or a function of the step."""
 
@@ -61,6 +70,7 @@ class DataloaderSettings:
         distributed: each rank sees its own share.
         dataset: name and options.
         transform: in order, applied to each row or batch.
+        replays: random transforms of an epoch are those of epoch modulo this; None draws anew in every epoch.
         filter: in order, applied once to the dataset.
         input_columns: what the columns of a batch are: indices of the model's positional inputs
             (the last other column is the target), or a name for each column (`target`, `mask`,
@@ -74,6 +84,7 @@ class DataloaderSettings:
     distributed: bool = False
     dataset: Named | None = None
     transform: tuple[Named, ...] = ()
+    replays: int | None = None
     filter: tuple[Named, ...] = ()
     input_columns: tuple[int, ...] | tuple[str, ...] = ()
 
@@ -94,7 +105,9 @@ class TrainSettings:
         criterion: one or more, summed.
         dataloader: None where the program sets ``train_dataloader``.
         postprocess: transforms of (output, target) before the student's loss.
-        precision: of the student's autocast; None is full precision.
+        precision: of the student's autocast, or ``auto``; None is full precision.
+        channels_last: whether the student's maps lie in memory as [N, H, W, C].
+        ipex: whether student and optimizer are optimized by Intel's extension.
         gradient_accumulation: batches an optimizer step.
         gradient_clipping: the largest norm of the student's gradient; None for no clipping.
         checkpoint_steps: write a checkpoint every so many steps, besides every epoch.
@@ -110,7 +123,9 @@ class TrainSettings:
     criterion: tuple[Named, ...] = (Named("KnowledgeDistillationLoss"),)
     dataloader: DataloaderSettings | None = None
     postprocess: tuple[Named, ...] = ()
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: AskedPrecision | None = None
+    channels_last: Switch = False
+    ipex: Switch = False
     gradient_accumulation: int = 1
     gradient_clipping: float | None = None
     checkpoint_steps: int | None = None
@@ -121,21 +136,51 @@ class TeacherSettings:
     """``distillation.teacher``: how the teacher runs.
 
     Attributes:
-        precision: of its own autocast; None follows the autocast that surrounds the call.
+        precision: of its own forward, or ``auto``; None follows the autocast that surrounds the call.
+        channels_last: whether its maps lie in memory as [N, H, W, C].
+        compile: whether its forward is compiled.
+        ipex: whether it is optimized by Intel's extension.
         ema: makes the teacher an exponential average of the student: after each of its steps
             teacher = ema * teacher + (1 - ema) * student; None leaves the teacher alone.
     """
 
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    precision: AskedPrecision | None = None
+    channels_last: Switch = False
+    compile: bool = False
+    ipex: Switch = False
     ema: float | None = None
 
 
 @dataclass(frozen=True)
+class CacheSettings:
+    """``distillation.cache``: where and how the teacher's outputs are stored.
+
+    Attributes:
+        path: the store's folder.
+        dtype: of stored logits: float32, float16, bfloat16 or int8.
+        top_k: so many of the largest logits and the mass of the rest; None keeps all.
+        feature_dtype: of stored features; None takes `dtype`.
+        pool: the size to which maps of features are averaged; None leaves them.
+        size_bound: GiB of the store's file.
+        read_only: whether nothing is stored.
+    """
+
+    path: str = ".kdhooks/cache"
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    top_k: int | None = None
+    feature_dtype: Literal["float32", "float16", "bfloat16", "int8"] | None = None
+    pool: tuple[int, ...] | None = None
+    size_bound: float = 64
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
 class DistillationSettings:
-    """``distillation``: the loop, the criterion and the teacher."""
+    """``distillation``: the loop, the criterion, the teacher, and its stored outputs (None: nothing is stored)."""
 
     train: TrainSettings = field(default_factory=TrainSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    cache: CacheSettings | None = None
 
 
 @dataclass(frozen=True)

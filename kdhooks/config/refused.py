@@ -13,10 +13,6 @@ NOT_YET = frozenset(
         "auto_distillation",
         "domain_adaptation",
         "finetune",
-        "distillation.cache",
-        "distillation.teacher.channels_last",
-        "distillation.teacher.compile",
-        "distillation.teacher.ipex",
     }
 )
 """What the design has and this release has not; a release that adds one takes it out here."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 from kdhooks.config import laws
 from kdhooks.config import leaves as a
 from kdhooks.config.criteria import CRITERION
-from kdhooks.config.model import DistillationSettings, ModelSettings, Settings, TeacherSettings
+from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
 from kdhooks.config.rules import Report
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import Source, join
@@ -48,6 +48,7 @@ _DATALOADER = Section(
         Key("distributed", a.BOOLEAN, False, "each rank sees its own share"),
         Key("dataset", Names("dataset"), None, "name and options, as in FashionMNIST: {train: true}"),
         Key("transform", Names("transform", many=True), [], "in order, applied to each row or batch"),
+        Key("replays", a.FROM_ONE, None, "random transforms repeat every so many epochs, for stored teacher outputs"),
         Key("filter", Names("filter", many=True), [], "in order, applied once to the dataset"),
         Key("input_columns", a.INPUT_COLUMNS, [], "what the columns of a batch are: numbers or names"),
     ),
@@ -68,13 +69,33 @@ _TRAIN = Section(
         Key("criterion", CRITERION, {"KnowledgeDistillationLoss": {}}, "one, or several that are summed"),
         Key("dataloader", _DATALOADER, None, "the training data; empty: the program sets train_dataloader"),
         Key("postprocess", _POSTPROCESS, {}, "transforms of output and target before the student's loss"),
-        Key("precision", a.PRECISION, None, "fp32, bf16 or fp16 of the student's autocast; empty: full precision"),
+        Key(
+            "precision",
+            a.PRECISION_OR_AUTO,
+            None,
+            "fp32, bf16 or fp16 of the student's autocast, or auto; empty: full precision",
+        ),
+        Key("channels_last", a.SWITCH, False, "the student's maps lie in memory as [N, H, W, C], or auto"),
+        Key("ipex", a.SWITCH, False, "optimize student and optimizer by Intel's extension, or auto"),
         Key("gradient_accumulation", a.FROM_ONE, 1, "batches an optimizer step"),
         Key("gradient_clipping", a.POSITIVE, None, "the largest norm of the student's gradient"),
         Key("checkpoint_steps", a.FROM_ONE, None, "a checkpoint every so many steps, besides every epoch"),
     ),
     laws.train,
     laws=(Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),),
+)
+
+_CACHE = Section(
+    (
+        Key("path", a.TEXT, ".kdhooks/cache", "the store's folder, on a local disk"),
+        Key("dtype", a.STORED, "float32", "of stored logits: float32, float16, bfloat16, or int8 with a scale"),
+        Key("top_k", a.FROM_ONE, None, "keep so many of the largest logits, and the mass of the rest; empty: all"),
+        Key("feature_dtype", a.STORED, None, "of stored features; empty: that of logits"),
+        Key("pool", a.POOL, None, "average the maps of stored features to this size, as in [1, 1]; empty: whole"),
+        Key("size_bound", a.POSITIVE, 64, "GiB that the store's file may take; at the bound nothing more is stored"),
+        Key("read_only", a.BOOLEAN, False, "read only, and store nothing"),
+    ),
+    CacheSettings,
 )
 
 _DISTILLATION = Section(
@@ -84,7 +105,15 @@ _DISTILLATION = Section(
             "teacher",
             Section(
                 (
-                    Key("precision", a.PRECISION, None, "of its own autocast; empty: that of the loop"),
+                    Key("precision", a.PRECISION_OR_AUTO, None, "fp32, bf16, fp16 or auto; empty: that of the loop"),
+                    Key(
+                        "channels_last",
+                        a.SWITCH,
+                        False,
+                        "its maps lie in memory as [N, H, W, C], or auto",
+                    ),
+                    Key("compile", a.BOOLEAN, False, "compile its forward"),
+                    Key("ipex", a.SWITCH, False, "optimize it by Intel's extension, or auto"),
                     Key("ema", a.FRACTION, None, "the teacher is an average of the student with this decay"),
                 ),
                 TeacherSettings,
@@ -92,6 +121,7 @@ _DISTILLATION = Section(
             {},
             "how the teacher runs",
         ),
+        Key("cache", _CACHE, None, "the teacher's outputs are stored on disk, and read where they are there"),
     ),
     DistillationSettings,
 )

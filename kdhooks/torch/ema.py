@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdhooks.config.model import AskedPrecision
+from kdhooks.criterion import Step
 from kdhooks.errors import CheckpointError, ModelError
 from kdhooks.torch.taps import Key, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
@@ -39,7 +41,7 @@ class MeanTeacher(Teacher):
         decay: float,
         model: nn.Module | None = None,
         *,
-        precision: Literal["fp32", "bf16", "fp16"] | None = None,
+        precision: AskedPrecision | None = None,
     ) -> None:
         root = inside(student)
         if model is None:
@@ -75,12 +77,12 @@ class MeanTeacher(Teacher):
             self.follow()
         super().on_train_end()
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, step: Step | None = None) -> Any:
         """The average's output."""
         self.follow()
         return super().__call__(value)
 
-    def features(self, value: Any, layers: frozenset[Key]) -> None:
+    def features(self, value: Any, layers: frozenset[Key], step: Step | None = None) -> None:
         """Capture layers of the average."""
         self.follow()
         super().features(value, layers)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdhooks.config.model import AskedPrecision
+from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.placement import DTYPES
@@ -30,9 +32,7 @@ class Teacher(Hook):
         precision: of its own autocast, or None to follow the autocast around the call.
     """
 
-    def __init__(
-        self, model: nn.Module, student: nn.Module, *, precision: Literal["fp32", "bf16", "fp16"] | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, student: nn.Module, *, precision: AskedPrecision | None = None) -> None:
         self.model = model
         self._student = student
         self._precision = precision
@@ -87,11 +87,11 @@ class Teacher(Hook):
         if self.taps is not None:
             self.taps.release()
 
-    def __call__(self, value: Any) -> Any:
+    def __call__(self, value: Any, step: Step | None = None) -> Any:
         """The teacher's output for an input that the student got, without a graph."""
         return self._forward(value, None)
 
-    def features(self, value: Any, layers: frozenset[Key]) -> None:
+    def features(self, value: Any, layers: frozenset[Key], step: Step | None = None) -> None:
         """Capture layers in a forward that ends at the deepest of them."""
         self._forward(value, layers)
 
