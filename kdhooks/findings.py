@@ -117,5 +117,6 @@ class Findings(Participants):
             "cache": None if settings.cache is None else asdict(settings.cache),
         }
         teachers = {} if self._run is None else self._run.teachers
-        chosen = {name: one.chosen for name, one in teachers.items() if getattr(one, "chosen", None) is not None}
+        choices = {name: getattr(one, "choice", None) for name, one in teachers.items()}
+        chosen = {name: choice.to_dict() for name, choice in choices.items() if choice is not None}
         return options | ({"chosen": chosen} if chosen else {})
