@@ -34,8 +34,9 @@ class Rows:
         self.count += 1
         if (self.count - 1) % self._stride:
             return
-        for name in parts.keys() - self.kept.keys():
-            self.kept[name] = array("d", bytes(8 * self.length))
+        if not parts.keys() <= self.kept.keys():
+            for name in parts.keys() - self.kept.keys():
+                self.kept[name] = array("d", bytes(8 * self.length))
         for name, column in self.kept.items():
             column.append(parts.get(name, 0.0))
         self.length += 1

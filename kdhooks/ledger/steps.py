@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -67,7 +67,7 @@ class StepLedger(Ledger):
         self.counts: dict[str, int] = {}
         self.elsewhere = Elsewhere()
         self.traced = self.foreign = False
-        self.watch = Stopwatch()
+        self._watch_by(Stopwatch())
         self._steps, self._closed = steps, 0
         self._active = self._built_in = False
         self._lock = threading.Lock()
@@ -108,14 +108,16 @@ class StepLedger(Ledger):
     def step_of(self, given: Any) -> None:
         """Count the rows of a loss's input."""
         if self._times():
-            self.count("losses", 1)
-            self.count("rows", _rows_of(given))
+            rows, counts = _rows_of(given), self.counts
+            with self._lock:
+                counts["losses"] = counts.get("losses", 0) + 1
+                counts["rows"] = counts.get("rows", 0) + rows
 
     def epoch_begins(self) -> None:
         """What lies between the last step and now belongs to no step: nor does a step that found no more data."""
         if not self._times() or threading.get_ident() != self._owner or self._had_loss:
             return
-        self._row += (*self._gap, OUTSIDE, self.watch.stamp())
+        self._row += (*self._gap, OUTSIDE, self._stamp())
         self._row[1::2] = [OUTSIDE] * (len(self._row) // 2)
         self._gap, self._holes = [], []
         self._into, self._last, self._had_begin = self._gap, None, False
@@ -123,7 +125,7 @@ class StepLedger(Ledger):
     def began(self, stopwatch: Stopwatch) -> None:
         """A run begins, and is timed with this stopwatch."""
         self._settle(wait=True)
-        self.watch = stopwatch
+        self._watch_by(stopwatch)
         self._restart()
 
     def of_built_in_loop(self, yes: bool) -> None:
@@ -173,23 +175,29 @@ class StepLedger(Ledger):
             return False
         return True
 
+    def _watch_by(self, stopwatch: Stopwatch) -> None:
+        self.watch = stopwatch
+        # the clock itself where it is the host's: one call less, at some ten moments of a step
+        plain = type(stopwatch).stamp is Stopwatch.stamp
+        self._stamp: Callable[[], Any] = time.perf_counter if plain else stopwatch.stamp
+
     def _restart(self) -> None:
         """Forget a step that is under way."""
-        self._row, self._gap, self._holes, self._stack = [self.watch.stamp()], [], [], []
+        self._row, self._gap, self._holes, self._stack = [self._stamp()], [], [], []
         self._into, self._last = self._gap, None
         self._had_begin = self._had_loss = False
 
     def _open_part(self, name: str) -> None:
         if self._stack:
-            self._into += (self._stack[-1], self.watch.stamp())
+            self._into += (self._stack[-1], self._stamp())
         else:
             self._holes.append(len(self._gap))
-            self._gap += (None, self.watch.stamp())
+            self._gap += (None, self._stamp())
         self._stack.append(name)
 
     def _close_part(self) -> None:
         if self._stack and self._active:
-            self._into += (self._stack.pop(), self.watch.stamp())
+            self._into += (self._stack.pop(), self._stamp())
 
     def _enter(self, kind: Border) -> None:
         name = self._name_of_gap(kind)
@@ -198,7 +206,7 @@ class StepLedger(Ledger):
         if kind != "end" and not self._built_in and (self._had_loss or (self._had_begin and kind == "begin")):
             self._close_row()
         self._row += self._gap
-        self._row += (name, self.watch.stamp())
+        self._row += (name, self._stamp())
         self._gap, self._holes = [], []
         self._stack, self._into = ["ours"], self._row
 
@@ -211,7 +219,7 @@ class StepLedger(Ledger):
     def _leave(self, kind: Border) -> None:
         if not self._stack or not self._active:  # opened, restarted or closed within
             return
-        self._row += (self._stack.pop(), self.watch.stamp())
+        self._row += (self._stack.pop(), self._stamp())
         self._into = self._gap
         self._last = kind
         self._had_begin |= kind == "begin"
@@ -246,10 +254,8 @@ class StepLedger(Ledger):
 
     def _times_of(self, row: list[Any]) -> dict[str, float]:
         parts: dict[str, float] = {}
-        between, before = self.watch.between, row[0]
-        for name, stamp in zip(row[1::2], row[2::2], strict=True):
-            parts[name] = parts.get(name, 0.0) + between(before, stamp)
-            before = stamp
+        for name, seconds in zip(row[1::2], self.watch.between(row[::2]), strict=True):
+            parts[name] = parts.get(name, 0.0) + seconds
         return parts
 
 
@@ -289,9 +295,14 @@ class _Crossing:
 
 def _rows_of(given: Any) -> int:
     """The length of the first axis of the first array in an input; 0 where there is none, or it is not known."""
+    try:
+        shape = getattr(given, "shape", None)
+        if shape is not None:
+            return int(shape[0]) if len(shape) and shape[0] is not None else 0
+    except (RuntimeError, TypeError, ValueError):  # a nested tensor, an unknown rank: the loop goes on uncounted
+        return 0
     if isinstance(given, Mapping):
         given = tuple(given.values())
     if isinstance(given, (list, tuple)):
         return next((rows for one in given if (rows := _rows_of(one))), 0)
-    shape = getattr(given, "shape", None)
-    return int(shape[0]) if shape is not None and len(shape) and shape[0] is not None else 0
+    return 0

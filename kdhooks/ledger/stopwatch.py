@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 
@@ -25,10 +26,9 @@ class Stopwatch:
         """The present moment, without waiting for the device."""
         return time.perf_counter()
 
-    def between(self, first: Any, second: Any) -> float:
-        """Seconds from one stamp to a later one; both must be `known`."""
-        seconds: float = second - first
-        return seconds
+    def between(self, stamps: Sequence[Any]) -> list[float]:
+        """Seconds from each stamp to the next one; all must be `known`."""
+        return [later - earlier for earlier, later in pairwise(stamps)]
 
     def known(self, stamp: Any) -> bool:
         """Whether the moment of a stamp is known by now, and so those of all stamps before it; never waits."""

@@ -7,6 +7,7 @@ are the stream's own time, its waiting for the host included, so that they add u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ class CudaStopwatch(Stopwatch):
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def between(self, first: Any, second: Any) -> float:
-        """Seconds from one event to a later one."""
-        seconds: float = first.elapsed_time(second) / 1e3  # which gives milliseconds
-        return seconds
+    def between(self, stamps: Sequence[Any]) -> list[float]:
+        """Seconds from each event to the next one."""
+        pairs = pairwise(stamps)
+        return [earlier.elapsed_time(later) / 1e3 for earlier, later in pairs]  # which gives milliseconds
 
     def known(self, stamp: Any) -> bool:
         """Whether the device has passed an event."""

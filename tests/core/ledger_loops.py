@@ -39,9 +39,8 @@ class Late(Hands):
     def known(self, stamp: Any) -> bool:
         return bool(stamp[1] < len(self.made) - self.behind)
 
-    def between(self, first: Any, second: Any) -> float:
-        seconds: float = second[0] - first[0]
-        return seconds
+    def between(self, stamps: Sequence[Any]) -> list[float]:
+        return super().between([stamp[0] for stamp in stamps])
 
     def wait(self, stamp: Any) -> None:
         self.waited += 1

@@ -47,12 +47,12 @@ def test_quantiles_are_those_of_numpy(count: int) -> None:
 def test_rows_are_the_first_axis_of_the_first_array() -> None:
     ledger, _ = opened()
     array = SimpleNamespace(shape=(8, 3))
-    scalar, unknown = SimpleNamespace(shape=()), SimpleNamespace(shape=(None, 3))
+    scalar, unknown, of_no_rank = (SimpleNamespace(shape=shape) for shape in ((), (None, 3), 3))
     for given in (array, (array, array), [scalar, array], {"ids": array, "mask": array}, {"x": [array]}):
         ledger.step_of(given)
-    for given in (scalar, unknown, None, 3, [], {}):
+    for given in (scalar, unknown, of_no_rank, None, 3, [], {}):
         ledger.step_of(given)
-    assert ledger.counts == {"losses": 11, "rows": 40}
+    assert ledger.counts == {"losses": 12, "rows": 40}
 
 
 # ---- what is shown ---------------------------------------------------------------------------------

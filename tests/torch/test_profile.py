@@ -225,7 +225,7 @@ def test_events_are_recorded_asked_and_used_again(cuda: torch.device) -> None:
     assert not watch.known(second)
     watch.wait(second)
     assert watch.known(second)
-    assert watch.between(first, second) == 1.0
+    assert watch.between([first, second, second]) == [1.0, 0.0]
     watch.give_back([first])
     assert watch.stamp() is first
     assert watch.device == "cuda:1 (Stand-in)"
