@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdhooks.config.model import AskedPrecision
 from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
+from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.placement import DTYPES
 from kdhooks.torch.taps import Key
@@ -42,6 +43,26 @@ class Teacher(Hook):
         self._modes: list[bool] = []
         self._unfrozen: list[nn.Parameter] = []
         self.taps: TeacherTaps | None = None
+        self._choice: Choice | None = None
+
+    @property
+    def choice(self) -> Choice | None:
+        """How the teacher runs; None until the first forward, or `settle`, has decided it."""
+        return self._choice
+
+    def settle(self, value: Any) -> Choice:
+        """Decide how the teacher runs, where that is not decided yet.
+
+        Args:
+            value: an input of the teacher, on which ``auto`` times its candidates.
+        """
+        if self._choice is None:
+            self._choice = Choice(None if self._precision == "auto" else self._precision)
+        return self._choice
+
+    def adopt(self, choice: Choice) -> None:
+        """Run as was chosen before, in what is left to ``auto``; what the configuration sets stays."""
+        self._choice = choice
 
     def on_train_begin(self) -> None:
         """Put the teacher's own modules into eval mode and freeze its own parameters."""
