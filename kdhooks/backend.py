@@ -7,7 +7,7 @@ the backend's own module is imported only when a model of it is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from kdhooks.clock import Clock
 from kdhooks.errors import MissingPackageError, ModelError
+from kdhooks.ledger import Stopwatch
 
 _MODULES = {"pytorch": "kdhooks.torch.backend", "tensorflow": "kdhooks_tf.backend"}
 
@@ -64,6 +65,9 @@ class Backend(Protocol):
     def clock(self, student: Any) -> Clock:
         """What counts the losses of a run of this student."""
 
+    def stopwatch(self, student: Any) -> Stopwatch:
+        """What times the steps of this student, without waiting for the device that it is on."""
+
     def total(self, objective: Any, step: Any, student_loss: Any) -> tuple[Any, tuple[str, ...], list[Any]]:
         """What `kdhooks.criterion.Objective.total` returns, in the framework's own way of weighing."""
 
@@ -99,6 +103,9 @@ class Backend(Protocol):
 
     def train(self, distiller: Any) -> None:
         """The built-in loop; calls every hook of `distiller`."""
+
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the configuration's training data has, and its batches: inputs where they are computed, ids."""
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Look at both models and a few batches for `check`; see `kdhooks.check.Observation`."""
