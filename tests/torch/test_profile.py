@@ -189,7 +189,7 @@ def test_counts_of_the_store_become_its_hit_rate() -> None:
 class Event:
     """Of a device that is always one second a recording further, and knows its time after `synchronize` only."""
 
-    recorded = 0
+    recorded, capturing = 0, False
 
     def __init__(self, *, enable_timing: bool) -> None:
         assert enable_timing
@@ -215,6 +215,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Stand-in")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: Event.capturing)
     monkeypatch.setattr(Event, "recorded", 0)
     return torch.device("cuda:1")
 
@@ -243,6 +244,18 @@ def test_a_loop_on_a_device_is_timed_by_its_events(cuda: torch.device, monkeypat
     assert medians == {"student": 1.0, "ours": 2.0, "losses": 2.0, "teacher": 1.0}
     assert found["device"] == "cuda:1 (Stand-in)"
     assert found["notes"][-1] == "times are those of the device's stream, its waiting for the host included"
+
+
+def test_a_graph_that_is_being_recorded_is_left_alone(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdhooks.torch.stopwatch.stopwatch_of", lambda student: CudaStopwatch(cuda))
+    student, teacher = pair()
+    distiller = Distillation(kd_conf(), student_model=student, teacher_model=teacher)
+    with distiller, distiller.profile() as ledger:
+        monkeypatch.setattr(Event, "capturing", True)
+        before = Event.recorded
+        train_plainly(student, steps=2, distiller=distiller)
+        assert Event.recorded == before
+    assert ledger.traced
 
 
 def test_the_students_device_decides_the_stopwatch(cuda: torch.device) -> None:
