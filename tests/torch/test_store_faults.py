@@ -1,4 +1,4 @@
-"""What goes wrong with a store, a teacher or a configuration: said once, and training goes on, or an error with a line."""
+"""What goes wrong with a store, a teacher or a configuration: said once while training goes on, or an error."""
 
 from __future__ import annotations
 
@@ -89,10 +89,13 @@ def test_a_space_whose_record_is_damaged(tmp_path: Path, caplog: pytest.LogCaptu
     import lmdb
 
     run(configured(tmp_path / "store"))
-    with lmdb.open(str(tmp_path / "store" / "rows-1.mdb"), subdir=False, max_dbs=9) as environment:
-        with environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-            assert cursor.set_range(b"space ")
-            transaction.put(bytes(cursor.key()), bytes(cursor.value())[:-1] + b"?")
+    with (
+        lmdb.open(str(tmp_path / "store" / "rows-1.mdb"), subdir=False, max_dbs=9) as environment,
+        environment.begin(write=True) as transaction,
+        transaction.cursor() as cursor,
+    ):
+        assert cursor.set_range(b"space ")
+        transaction.put(bytes(cursor.key()), bytes(cursor.value())[:-1] + b"?")
     ran, live = run(configured(tmp_path / "store")), run(configured(None))
     torch.testing.assert_close(ran.weights, live.weights, rtol=1e-5, atol=1e-6)
     (said,) = told(caplog, "are not stored")

@@ -1,4 +1,4 @@
-"""Hidden layers and tokens that are stored: selectors, calls, pooled maps, padding, attention maps, large vocabularies."""
+"""Hidden layers and tokens that are stored: selectors, calls, pooled maps, padding, attention maps."""
 
 from __future__ import annotations
 
