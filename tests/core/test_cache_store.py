@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from kdhooks.cache import Codec, Store, StoreError, TeacherStore, row_keys
 from kdhooks.cache import mounts as mounts_module
+from kdhooks.cache.environment import Environment
 from kdhooks.cache.maintenance import info, prune, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,8 +45,15 @@ import random, sys, time
 from hashlib import sha256
 from kdhooks.cache import Store
 store, draw = Store(sys.argv[1], flush_rows=100), random.Random(sys.argv[3])
-space, end = store.space("space"), time.monotonic() + float(sys.argv[4])
+space, end, hits = store.space("space"), time.monotonic() + float(sys.argv[4]), 0
+reopened = time.monotonic()
 while time.monotonic() < end:
+    if sys.argv[2] == "read" and time.monotonic() > reopened + 0.5:  # in the midst of the others' commits
+        assert not space.bad
+        hits, reopened = hits + space.hits, time.monotonic()
+        store.close()
+        store = Store(sys.argv[1], strict=True)
+        space = store.space("space")
     digests = [sha256(str(draw.randrange(5000)).encode()).digest() for _ in range(64)]
     keys = [digest[:16] for digest in digests]
     if sys.argv[2] == "write":
@@ -53,7 +63,7 @@ while time.monotonic() < end:
             assert row is None or row == digest * 3
 store.close()
 assert not space.bad and not store.write_problem and store.problem == "it is closed"
-print(space.hits)
+print(hits + space.hits)
 """
 
 
@@ -67,19 +77,23 @@ def row(name: str) -> tuple[bytes, bytes]:
     return digest[:16], digest * 3
 
 
-def kill_many(folder: Path, kills: int) -> None:
+def kill_many(folder: Path, kills: int, at_once: int = 5) -> None:
+    """Processes fill one store side by side, and are killed at different moments, in the midst of a flush too."""
     put: dict[int, int] = {}
-    for begin in range(kills):
-        process = run(FILLER, folder, begin)
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()
-        time.sleep(0.01 * (begin % 13))
-        process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().split("\n")
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-        put[begin] = max((int(line) for line in lines[:-1] if line), default=1)
+    for first in range(0, kills, at_once):
+        processes = {begin: run(FILLER, folder, begin) for begin in range(first, first + at_once)}
+        for process in processes.values():
+            assert process.stdout is not None
+            process.stdout.readline()
+        for begin, process in processes.items():
+            assert process.stdout is not None and process.stderr is not None
+            time.sleep(0.01 * (begin % 13))
+            process.send_signal(signal.SIGKILL)
+            lines = process.stdout.read().split("\n")
+            assert (process.wait(), process.stderr.read()) == (-signal.SIGKILL, "")
+            process.stdout.close()
+            process.stderr.close()
+            put[begin] = max((int(line) for line in lines[:-1] if line), default=1)
     found = verify(folder)
     assert found.ok
     with Store(folder, strict=True) as store:
@@ -94,7 +108,7 @@ def kill_many(folder: Path, kills: int) -> None:
 
 
 def test_killed_processes_lose_at_most_what_they_had_not_flushed(tmp_path: Path) -> None:
-    kill_many(tmp_path / "store", 15)
+    kill_many(tmp_path / "store", 20)
 
 
 @pytest.mark.soak
@@ -107,11 +121,12 @@ def mixed(folder: Path, seconds: float) -> None:
     ends = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, ends
     assert [error for _, error in ends] == [""] * 10
+    assert all(int(out) > 0 for out, _ in ends[2:])
     assert verify(folder).ok
 
 
 def test_eight_readers_and_two_writers(tmp_path: Path) -> None:
-    mixed(tmp_path / "store", 2)
+    mixed(tmp_path / "store", 6)
 
 
 @pytest.mark.soak
@@ -224,6 +239,82 @@ def test_a_folder_that_cannot_be_written(
 
 
 NO_MORE = "the cache {path} stores nothing more: {reason}. What is stored is still read."
+
+
+def test_a_folder_of_somebody_else() -> None:
+    code = """
+import os, sys
+from kdhooks.cache import Store
+if os.geteuid() == 0:  # whom permissions don't bind
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+for folder in sys.argv[1:]:
+    store = Store(folder)
+    space = store.space("space")
+    space.put_many([b"key"], [b"row"])
+    print(space.get_many([b"key"]), store.problem)
+"""
+    with tempfile.TemporaryDirectory() as name:
+        filled(Path(name) / "store")
+        for folder in (name, f"{name}/store"):
+            os.chmod(folder, 0o555)
+        try:
+            out, error = run(code, f"{name}/new", f"{name}/store").communicate()
+        finally:
+            os.chmod(f"{name}/store", 0o755)
+            os.chmod(name, 0o755)
+    reason = "the folder can't be written (Permission denied)"
+    assert out == f"[None] {reason}\n" * 2
+    assert error == "".join(NO_USE.format(path=f"{name}/{end}", reason=reason) + "\n" for end in ("new", "store"))
+
+
+def test_a_store_on_a_read_only_disk_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = filled(tmp_path)
+    really = lmdb.open
+
+    def refuse_writing(*words: object, readonly: bool, **more: object) -> lmdb.Environment:
+        if not readonly:
+            raise lmdb.Error("rows-1.mdb: Read-only file system")
+        return really(*words, readonly=True, **more)
+
+    monkeypatch.setattr(lmdb, "open", refuse_writing)
+    with caplog.at_level(logging.WARNING, "kdhooks"), Store(tmp_path) as store:
+        store.space("space").put_many([b"key"], [b"row"])
+        assert store.space("space").get_many([*keys, b"key"]) == [*rows, None]
+    reason = "the folder can't be written (Read-only file system)"
+    assert caplog.messages == [NO_MORE.format(path=tmp_path, reason=reason)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (lmdb.Error("mdb_txn_commit: No space left on device"), "the disk is full"),
+        (lmdb.Error("mdb_txn_commit: Disk quota exceeded"), "the disk is full"),
+        (lmdb.DiskError("mdb_txn_commit: Input/output error"), "the disk is full, or fails"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    ],
+)
+def test_a_disk_that_becomes_full(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    keys, rows = filled(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with caplog.at_level(logging.WARNING, "kdhooks"), Store(tmp_path, flush_rows=2) as store:
+        monkeypatch.setattr(Environment, "flush", fail)
+        for number in range(9):
+            store.space("space").put_many([b"%d" % number], [b"row"])
+        assert store.space("space").get_many([*keys, b"1"]) == [*rows, None]
+    assert caplog.messages == [NO_MORE.format(path=tmp_path, reason=reason)]
 
 
 def test_at_its_bound_it_stores_nothing_more_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
