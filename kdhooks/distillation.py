@@ -22,6 +22,7 @@ from kdhooks.history import History
 from kdhooks.hooks import RemovableHandle, UserHooks
 from kdhooks.messages import logger
 from kdhooks.pairs.stored import stored_features
+from kdhooks.replayed_epochs import ReplayedEpochs
 from kdhooks.run import Evaluate, Run
 
 
@@ -93,7 +94,7 @@ class Distillation(Findings):
         self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin()
+            self._run.begin(ReplayedEpochs(self))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)

@@ -14,9 +14,10 @@ from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import CheckpointError
 from kdhooks.evaluation import Best
 from kdhooks.history import History
-from kdhooks.hooks import HookList
+from kdhooks.hooks import Hook, HookList
 from kdhooks.ledger import OFF, CurrentLedger, Ledger
 from kdhooks.messages import logger
+from kdhooks.speed import Choice
 
 STATE_VERSION = 1
 
@@ -61,9 +62,9 @@ class Run:
         for event in ("begin_step", "loss", "end_step"):  # what may stand in a function that a framework rewrites
             setattr(self, event, backend.unconverted(getattr(self, event)))
 
-    def begin(self) -> None:
-        """Attach the teachers, and the criteria that attach something."""
-        for hook in (*self.teachers.values(), *self.objective.criteria):
+    def begin(self, *hooks: Hook) -> None:
+        """Attach hooks, the teachers, and the criteria that attach something."""
+        for hook in (*hooks, *self.teachers.values(), *self.objective.criteria):
             if hasattr(hook, "on_train_begin"):
                 self.hooks.begin(hook)
         self.attached = True
@@ -170,6 +171,7 @@ class Run:
             "monitor": self.monitor.state_dict(),
             "criteria": [criterion.state_dict() for criterion in self._stateful()],
             "teachers": {name: one.state_dict() for name, one in self.teachers.items() if has_state(one)},
+            "choices": {name: made.to_dict() for name, one in self.teachers.items() if (made := _chosen(one))},
             "rng": self._backend.rng_state(),
         }
 
@@ -193,11 +195,22 @@ class Run:
                 message = f"this state holds a teacher {name!r} that follows the student, and this run has none"
                 raise CheckpointError(message)
             self.teachers[name].load_state_dict(saved)
+        for name, saved in state.get("choices", {}).items():  # older states have none
+            if hasattr(self.teachers.get(name), "adopt"):
+                self.teachers[name].adopt(Choice.from_dict(saved))
+        for hook in self.hooks:
+            hook.on_epoch_begin(self.epoch)
         self._backend.set_rng_state(state["rng"])
 
     def _stateful(self) -> list[Any]:
         """The criteria that have a state of their own to save."""
         return [one for one in self.objective.criteria if has_state(one)]
+
+
+def _chosen(teacher: Any) -> Choice | None:
+    """What an ``auto`` of a teacher became, so that a resumed run does not choose again."""
+    made: Choice | None = getattr(teacher, "chosen", None)
+    return made
 
 
 def has_state(one: Any) -> bool:
