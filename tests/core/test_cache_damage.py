@@ -17,7 +17,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from kdhooks.cache import Codec, Store, StoreError, TeacherStore, row_keys, structure
+from kdhooks.cache import Codec, Store, StoreError, TeacherStore, opening, row_keys, structure
 from kdhooks.cache.maintenance import prune, verify
 from kdhooks.cache.pages import DamageError
 from kdhooks.cache.sealing import seal
@@ -216,7 +216,9 @@ def test_a_size_that_leaves_its_page(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert refused(tmp_path, caplog) == f"its file rows-2.mdb is damaged (page {at // 4096})"
 
 
-def test_of_a_very_large_table_only_the_upper_pages_are_looked_at(tmp_path: Path) -> None:
+def test_of_a_very_large_table_only_the_upper_pages_are_looked_at_before_it_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled(tmp_path, 400)
     prune(tmp_path)
     path = tmp_path / "rows-2.mdb"
@@ -231,6 +233,10 @@ def test_of_a_very_large_table_only_the_upper_pages_are_looked_at(tmp_path: Path
         with pytest.raises(DamageError):
             structure.check(copy, commit)
         structure.check(copy, commit, leaves=3)
+    path.write_bytes(data)
+    monkeypatch.setattr(opening, "check", lambda path, commit: structure.check(path, commit, leaves=3))
+    found = verify(tmp_path)
+    assert (found.rows, found.bad, found.damage) == (0, {}, (f"page {at // 4096}",))
 
 
 def test_truncated_files_at_many_places(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
