@@ -248,8 +248,8 @@ class Environment:
         Raises:
             DamageError: LMDB could not follow them.
         """
-        with self._using([], create=False) as (environment, _), environment.begin() as transaction:
-            structure.check(self.path, transaction.id(), leaves=sys.maxsize)
+        with self._using([], create=False) as (environment, _):
+            structure.check(self.path, environment, leaves=sys.maxsize)
 
     @contextmanager
     def still(self) -> Iterator[None]:

@@ -52,8 +52,7 @@ def opened(path: Path, *, size_bound: int, read_only: bool, spaces: int, look: b
         try:
             _check_size(path, environment, read_only)
             if look:
-                with environment.begin() as transaction:
-                    check(path, transaction.id())
+                check(path, environment)
             if not read_only:
                 environment.reader_check()  # free the places of readers that were killed
         except BaseException:
