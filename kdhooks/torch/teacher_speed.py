@@ -86,7 +86,8 @@ class Way:
     def lowers(self) -> bool:
         """Whether weights of full precision are computed with in a lower one."""
         low = self.choice.precision in DTYPES
-        return low and any(one.dtype == torch.float32 for one in self.subject.model.parameters())
+        parameters = self.subject.model.parameters()
+        return low and any(one.dtype == torch.float32 and one.device.type != "meta" for one in parameters)
 
     def run(self, taps: TeacherTaps | None, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
         """One forward.
@@ -123,6 +124,7 @@ class Way:
 
     def end(self) -> None:
         """Let go of what was made; nothing of it stands on the model between two forwards."""
+        self._without_graph.end()
         self.copies = self._compiled = None
 
     def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
