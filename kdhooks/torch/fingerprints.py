@@ -29,12 +29,13 @@ def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
     On the CPU nothing is copied.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if _is_foreign(tensor.dtype):
+    if is_foreign(tensor.dtype):
         tensor = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
     return tensor.numpy(force=True), dtype
 
 
-def _is_foreign(dtype: torch.dtype) -> bool:
+def is_foreign(dtype: torch.dtype) -> bool:
+    """Whether NumPy has no such dtype."""
     return dtype is torch.bfloat16 or "float8" in str(dtype)
 
 
@@ -126,7 +127,7 @@ _WRAPPED: Sequence[str] = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wra
 
 def float_array(tensor: Tensor) -> NDArray[Any]:
     """A tensor's values on the host; those of dtypes that NumPy has not as float32."""
-    return (tensor.float() if _is_foreign(tensor.dtype) else tensor).numpy(force=True)
+    return (tensor.float() if is_foreign(tensor.dtype) else tensor).numpy(force=True)
 
 
 def tensor_beside(array: NDArray[Any], beside: Tensor) -> Tensor:
