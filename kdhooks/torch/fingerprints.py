@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 _BITS: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16}
 _PUBLISHED = frozenset({"torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "sentence_transformers"})
 """Packages whose classes are known by the package's version, without a look at their source."""
+
+_ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
+"""Where transformers had a model from: a teacher that was saved and loaded again is the same one."""
 
 
 def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
@@ -87,7 +91,8 @@ def options_of(model: nn.Module) -> list[str]:
     texts = [repr(root)]
     config: Any = getattr(root, "config", None)
     if hasattr(config, "to_json_string"):
-        texts.append(config.to_json_string(use_diff=False))
+        said = json.loads(config.to_json_string(use_diff=False))
+        texts.append(json.dumps({key: value for key, value in said.items() if key not in _ORIGIN}, sort_keys=True))
     for name, module in named_layers(model).items():
         own = [*_attributes(inside(module)), *_hooks(inside(module))]
         if own:
@@ -97,7 +102,7 @@ def options_of(model: nn.Module) -> list[str]:
 
 def _attributes(module: nn.Module) -> Iterator[str]:
     for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name in ("training", "config"):
+        if name.startswith("_") or name in ("training", "config", *_ORIGIN):
             continue
         text = plain(value)
         if text is not None:

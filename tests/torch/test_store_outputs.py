@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from kdhooks import ConfigError, Distillation
 from kdhooks.errors import KDHooksError
 from kdhooks.torch import StoredOutputs, store_outputs
-
 
 ASKED: list[int] = []
 """The rows of each call of a teacher; an attribute of the model would be one of its options."""
@@ -92,3 +92,23 @@ def test_mistakes_are_named(teacher: Counted, tmp_path: Path) -> None:
 def test_fewer_numbers_than_batches(teacher: Counted, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
         store_outputs(teacher, batches(), tmp_path, sample_ids=[range(8)])
+
+
+def test_a_checkpoint_of_transformers_is_the_teacher_that_was_saved(tmp_path: Path) -> None:
+    config = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=3,
+    )
+    trained, images = ViTForImageClassification(config), [torch.randn(2, 1, 8, 8)]
+    assert store_outputs(trained, images, tmp_path / "store").computed == 2
+    for folder in ("one", "another"):
+        trained.save_pretrained(tmp_path / folder)
+        loaded = ViTForImageClassification.from_pretrained(tmp_path / folder)
+        assert store_outputs(loaded, images, tmp_path / "store").computed == 0
+    loaded.config.layer_norm_eps = 1e-3
+    assert store_outputs(loaded, images, tmp_path / "store").computed == 2
