@@ -23,8 +23,11 @@ _BITS: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16}
 _PUBLISHED = frozenset({"torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "sentence_transformers"})
 """Packages whose classes are known by the package's version, without a look at their source."""
 
-_ORIGIN = frozenset({"_name_or_path", "name_or_path", "transformers_version", "_commit_hash"})
-"""Where transformers had a model from: a teacher that was saved and loaded again is the same one."""
+_ORIGIN = frozenset(
+    {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "architectures", "dtype", "torch_dtype"}
+)
+"""What transformers notes when it saves and loads a model, which is the same teacher afterwards; dtypes are known from
+the weights themselves."""
 
 
 def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
