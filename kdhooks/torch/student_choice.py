@@ -111,11 +111,12 @@ def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device) 
     if needs_closure(optimizer):
         layouts = (False,)
     plainest = Choice(precisions[0], channels_last=layouts[0])
-    with _first_input(distiller, loader) as given:
-        if given is None:
-            logger.info("student: %s; there was no first batch to time other ways on", plainest)
-            return plainest
-        inputs = batch_mover(device)(given)
+    given = _first_input(distiller, loader)
+    if given is None:
+        logger.info("student: %s; there was no first batch to time other ways on", plainest)
+        return plainest
+    inputs = batch_mover(device)(given)
+    with untouched([], None, distiller.backend):
         copies = _copies(unwrap(distiller.student_model), inputs, layouts)
         choices = [Choice(precision, channels_last=last) for precision, last in product(precisions, copies)]
         ways = {choice: _pass(copies[choice.channels_last], inputs, choice, device) for choice in choices}
@@ -126,21 +127,19 @@ def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device) 
     return chosen
 
 
-@contextmanager
-def _first_input(distiller: Any, loader: Any) -> Iterator[Any]:
+def _first_input(distiller: Any, loader: Any) -> Any:
     """The model's input of the first batch, or None; the loader and the generators are afterwards as they were."""
     conf = distiller.conf.settings
     columns = conf.distillation.train.dataloader
-    with untouched([unwrap(distiller.student_model)], loader, distiller.backend):
+    with untouched([], loader, distiller.backend):  # left before anything is timed: workers would compute beside it
         batches = iter(loader)
         batch = None if batches is loader else next(batches, None)  # an iterator's batch would be lost
-        if batch is None:
-            yield None
-            return
-        parts = split_batch(
-            batch, inputs=conf.model.inputs, input_columns=() if columns is None else columns.input_columns
-        )
-        yield parts.input
+        del batches
+    if batch is None:
+        return None
+    return split_batch(
+        batch, inputs=conf.model.inputs, input_columns=() if columns is None else columns.input_columns
+    ).input
 
 
 def _copies(student: nn.Module, inputs: Any, layouts: tuple[bool, ...]) -> dict[bool, nn.Module]:
