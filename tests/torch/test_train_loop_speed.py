@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdhooks import Distillation
 from kdhooks.errors import UsageError
 from kdhooks.speed import Choice
-from kdhooks.torch import student_choice, trials
+from kdhooks.torch import student_choice
 from kdhooks.torch.checkpoint import CheckpointFile
-from kdhooks.torch.memory_format import channels_last
 from tests.torch.test_ranks import free_port
 from tests.torch.training_runs import NOTHING, SGD, equal, process, settings
 
@@ -314,50 +313,6 @@ def test_compiled_in_bf16_and_channels_last_with_accumulation_and_features(
         assert (strides(student), set(vars(student)), student.__class__) == (before, names, kind)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in student.modules())
     torch.testing.assert_close(*(dict(one.state_dict()) for one in students), rtol=0.05, atol=0.02)
-
-
-def test_a_sharded_or_computed_weight_is_left_where_it_is() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3)))
-    tied = nn.Conv2d(2, 3, 3)
-    tied.weight = model[0].weight
-    model.append(tied)
-    before = strides(model)
-    with channels_last(model):
-        changed = {name for name, stride in strides(model).items() if stride != before[name]}
-        assert changed == {"0.weight"}
-        assert tied.weight is model[0].weight
-    assert strides(model) == before
-
-
-def test_which_precisions_a_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for flags, expected in (("sse2 amx_bf16", 2), ("avx512_bf16", 2), ("bf16 sve", 2), ("avx2 amx_tile", 1), ("", 1)):
-        monkeypatch.setattr(trials, "processor_flags", lambda flags=flags: frozenset(flags.split()))
-        assert trials.native_precisions(cpu) == ("fp32", "bf16")[:expected]
-    assert trials.native_precisions(torch.device("mps")) == ("fp32",)
-
-
-def test_timing_is_bounded_and_leaves_out_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: dict[str, int] = {}
-    clock = iter(range(1000))
-    now = [0.0]
-    monkeypatch.setattr(trials.time, "perf_counter", lambda: now[0])
-
-    def way(name: str, seconds: float, fails: bool = False) -> Callable[[], None]:
-        def once() -> None:
-            next(clock)
-            calls[name] = calls.get(name, 0) + 1
-            now[0] += seconds * (10 if calls[name] == 1 else 1)  # the first pass is slow
-            if fails:
-                raise RuntimeError("no such kernel")
-
-        return once
-
-    ways = {"plain": way("plain", 2.0), "fast": way("fast", 1.0), "slow": way("slow", 9.0), "no": way("no", 1, True)}
-    assert trials.time_in_turn(ways, torch.device("cpu")) == {"plain": 2.0, "fast": 1.0, "slow": 9.0}
-    assert calls == {"plain": 2, "fast": 3, "slow": 2, "no": 1}
-    assert trials.fastest({"plain": 1.0, "other": 0.98}) == "plain"
-    assert trials.fastest({"plain": 1.0, "other": 0.9, "third": 0.8}) == "third"
 
 
 def one_of_two(folder: Path, rank: int, port: int) -> None:
