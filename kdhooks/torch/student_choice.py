@@ -82,6 +82,8 @@ def choose(distiller: Any, loader: Any, optimizer: Any, *, device: torch.device,
         CheckpointError: the checkpoint can't be read.
     """
     train = distiller.conf.settings.distillation.train
+    if train.ipex is True:
+        required(distiller.conf, "distillation.train.ipex")
     if needs_closure(optimizer) and train.channels_last is True:
         raise UsageError("LBFGS can't be used with channels_last: true, since it views gradients as vectors")
     if "auto" not in (train.precision, train.channels_last):

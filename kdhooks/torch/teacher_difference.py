@@ -44,13 +44,14 @@ def seen(output: Any, taps: TeacherTaps | None) -> Seen:
     )
 
 
-def agree(one: Seen, other: Seen, *, bitwise: bool, dtypes: bool = True) -> bool:
+def agree(one: Seen, other: Seen, *, bitwise: bool = False, within: float = 0.05, dtypes: bool = True) -> bool:
     """Whether two forwards gave the same.
 
     Args:
         one: of a forward.
         other: of another.
-        bitwise: to the last bit, or else within 5%, as far as another order of sums takes a deep model.
+        bitwise: to the last bit.
+        within: this share otherwise; 5% is as far as another order of sums takes a deep model.
         dtypes: whether these must be the same too.
     """
     pairs = list(zip(one.tensors(), other.tensors(), strict=False))
@@ -60,7 +61,7 @@ def agree(one: Seen, other: Seen, *, bitwise: bool, dtypes: bool = True) -> bool
         return False
     if bitwise:
         return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
-    return all(not a.is_floating_point() or _relative(a, b) < 0.05 for a, b in pairs)
+    return all(not a.is_floating_point() or _relative(a, b) < within for a, b in pairs)
 
 
 def difference(low: Seen, full: Seen, keys: Sequence[str]) -> str:
