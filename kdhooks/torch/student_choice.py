@@ -30,7 +30,8 @@ from kdhooks.torch.observation.untouched import untouched
 from kdhooks.torch.outputs import as_call, map_tensors
 from kdhooks.torch.placement import autocast, batch_mover, needs_closure
 from kdhooks.torch.ranks import Ranks
-from kdhooks.torch.trials import fastest, has_maps, native_precisions, time_in_turn
+from kdhooks.torch.teacher_copies import has_maps
+from kdhooks.torch.trials import fastest, native_precisions, time_in_turn
 
 _IN_FORCE: WeakKeyDictionary[nn.Module, Choice] = WeakKeyDictionary()
 
@@ -150,7 +151,8 @@ def _copies(student: nn.Module, inputs: Any, layouts: tuple[bool, ...]) -> dict[
     map_tensors(lambda tensor: found.append(tensor) or tensor, inputs)  # type: ignore[func-returns-value]
     copies = {}
     try:
-        for last in layouts if has_maps(student, found) else layouts[:1]:
+        maps = has_maps(student) and any(tensor.ndim == 4 for tensor in found)
+        for last in layouts if maps else layouts[:1]:
             copies[last] = _without_hooks(student)
             if last:
                 to_channels_last(copies[last])

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from kdhooks.speed import Precision
+from kdhooks.torch.teacher_choice import low_precision
 
 PASSES = 3
 """Passes of one way at most: one to warm up, two that are measured."""
@@ -26,35 +24,12 @@ _BEHIND = 1.5
 _WORTH = 0.97
 """A later, less plain way must take at most this share of an earlier one's time."""
 
-_CPU_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # the last is Arm's
-
 Way = TypeVar("Way")
 
 
 def native_precisions(device: torch.device) -> tuple[Precision, ...]:
-    """The precisions that a device computes in without emulation, the plainest first."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and bool(_CPU_FLAGS & processor_flags())
-    return ("fp32", "bf16") if native else ("fp32",)
-
-
-@cache
-def processor_flags() -> frozenset[str]:
-    """What the processor can do, in Linux' words; empty where the system doesn't say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    named = (line.partition(":") for line in lines)
-    return next((frozenset(f.split()) for name, _, f in named if name.strip() in ("flags", "Features")), frozenset())
-
-
-def has_maps(model: nn.Module, inputs: list[Tensor]) -> bool:
-    """Whether channels last can mean anything: 2-D convolutions, and an input [N, C, H, W]."""
-    convolutions = (nn.Conv2d, nn.ConvTranspose2d)
-    return any(map_.ndim == 4 for map_ in inputs) and any(isinstance(one, convolutions) for one in model.modules())
+    """The precisions that a device trains in by itself, the plainest first; fp16 needs a scaler and is never tried."""
+    return ("fp32", "bf16") if low_precision(device) == "bf16" else ("fp32",)
 
 
 def time_in_turn(ways: Mapping[Way, Callable[[], None]], device: torch.device) -> dict[Way, float]:

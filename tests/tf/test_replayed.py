@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ import tensorflow as tf
 
 from kdhooks import ReplayedAugmentation, register_dataset
 from kdhooks.config.model import DataloaderSettings, Named
-from kdhooks.datasets import DATASETS
 from kdhooks.errors import UsageError
 from kdhooks_tf.data import build_dataloader
-from kdhooks_tf.transforms import TRANSFORMS, register_transform
+from kdhooks_tf.transforms import register_transform
 
 ROWS = 20
+
+pytestmark = pytest.mark.usefixtures("registrations_end_with_the_test")
 
 
 class Augmented:
@@ -28,16 +28,6 @@ class Augmented:
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
         return np.random.rand(2, 3).astype(np.float32) + np.float32(random.random()), row
-
-
-@pytest.fixture
-def names() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    tables = (DATASETS, TRANSFORMS)
-    before = [(dict(table._entries), dict(table._spelling)) for table in tables]
-    yield
-    for table, (entries, spelling) in zip(tables, before, strict=True):
-        table._entries, table._spelling = entries, spelling
 
 
 def built(name: str, *transforms: Named, size: int = 4, workers: int = 0, **options: Any) -> Any:
@@ -60,7 +50,7 @@ def images_of(loader: Any, epoch: int, size: int = 4) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_transforms_by_name_and_a_users_repeat_bit_for_bit(names: None, workers: int) -> None:
+def test_transforms_by_name_and_a_users_repeat_bit_for_bit(workers: int) -> None:
     register_transform("jitter", lambda: lambda batch, generator: batch + generator.random(batch.shape, np.float32))
     register_transform("shake", lambda: lambda batch: batch + np.float32(np.random.rand() + random.random()))
     every = (
@@ -79,7 +69,7 @@ def test_transforms_by_name_and_a_users_repeat_bit_for_bit(names: None, workers:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_a_users_dataset_by_name_is_replayed(names: None, wrapped: bool) -> None:
+def test_a_users_dataset_by_name_is_replayed(wrapped: bool) -> None:
     register_dataset("augmented", lambda: ReplayedAugmentation(Augmented(), 2, seed=5) if wrapped else Augmented())
     options = {} if wrapped else {"replays": 2}
     epochs = []
@@ -99,7 +89,7 @@ def test_a_generator_serves_it_to_tf_data() -> None:
     assert not np.array_equal(epochs[0], epochs[1])
 
 
-def test_rows_without_numbers_cannot_be_replayed(names: None) -> None:
+def test_rows_without_numbers_cannot_be_replayed() -> None:
     register_dataset("stream", lambda: (pair for pair in [(1, 2)]))
     with pytest.raises(UsageError) as caught:
         build_dataloader(DataloaderSettings(dataset=Named("stream"), replays=2), seed=1)

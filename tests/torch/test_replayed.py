@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from kdhooks import Distillation, ReplayedAugmentation, register_dataset
 from kdhooks.config.model import DataloaderSettings, Named
-from kdhooks.datasets import DATASETS
 from kdhooks.errors import UsageError
 from kdhooks.torch.data import EpochLoader, build_dataloader
-from kdhooks.torch.transforms import TRANSFORMS, register_transform
+from kdhooks.torch.transforms import register_transform
 from tests.torch.training_runs import NOTHING, settings, student_model, teacher_model
 
 ROWS = 20
+
+pytestmark = pytest.mark.usefixtures("registrations_end_with_the_test")
 
 
 class Augmented(Dataset[Any]):
@@ -95,16 +96,6 @@ def test_the_seed_has_an_effect_and_the_loops_generators_do_not() -> None:
     assert not torch.equal(ReplayedAugmentation(Augmented(), replays=2, seed=6)[3][0], first)
 
 
-@pytest.fixture
-def names() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    tables = (DATASETS, TRANSFORMS)
-    before = [(dict(table._entries), dict(table._spelling)) for table in tables]
-    yield
-    for table, (entries, spelling) in zip(tables, before, strict=True):
-        table._entries, table._spelling = entries, spelling
-
-
 def built(name: str, *transforms: Named, size: int = 4, workers: int = 0, **options: Any) -> EpochLoader:
     dataset = Named(name, {"size": ROWS, "shape": [3, 6, 5], "classes": ROWS} if name == "dummy" else {})
     wanted = DataloaderSettings(
@@ -151,7 +142,7 @@ def test_transforms_by_name_repeat_bit_for_bit_in_batches_of_any_size(workers: i
 
 
 @pytest.mark.parametrize("takes_generator", [True, False])
-def test_a_users_transform_is_replayed_row_by_row(names: None, takes_generator: bool) -> None:
+def test_a_users_transform_is_replayed_row_by_row(takes_generator: bool) -> None:
     def with_generator(batch: Tensor, generator: torch.Generator) -> Tensor:
         return batch + torch.rand(batch.shape, generator=generator)
 
@@ -168,7 +159,7 @@ def test_a_users_transform_is_replayed_row_by_row(names: None, takes_generator: 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_users_dataset_by_name_is_replayed(names: None, workers: int, wrapped: bool) -> None:
+def test_a_users_dataset_by_name_is_replayed(workers: int, wrapped: bool) -> None:
     def make() -> Any:
         return ReplayedAugmentation(Augmented(), replays=2, seed=5) if wrapped else Augmented()
 
@@ -191,7 +182,7 @@ def test_a_users_dataset_by_name_is_replayed(names: None, workers: int, wrapped:
     assert by_row(other) == epochs[0]
 
 
-def test_rows_without_numbers_cannot_be_replayed(names: None) -> None:
+def test_rows_without_numbers_cannot_be_replayed() -> None:
     register_dataset("stream", lambda: (pair for pair in [(1, 2)]))
     with pytest.raises(UsageError) as caught:
         build_dataloader(DataloaderSettings(dataset=Named("stream"), replays=2), seed=1)

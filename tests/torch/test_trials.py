@@ -30,12 +30,10 @@ def test_a_sharded_or_computed_weight_is_left_where_it_is() -> None:
     assert strides(model) == before
 
 
-def test_which_precisions_a_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    for flags, expected in (("sse2 amx_bf16", 2), ("avx512_bf16", 2), ("bf16 sve", 2), ("avx2 amx_tile", 1), ("", 1)):
-        monkeypatch.setattr(trials, "processor_flags", lambda flags=flags: frozenset(flags.split()))
-        assert trials.native_precisions(cpu) == ("fp32", "bf16")[:expected]
-    assert trials.native_precisions(torch.device("mps")) == ("fp32",)
+@pytest.mark.parametrize(("low", "tried"), [("bf16", ("fp32", "bf16")), ("fp16", ("fp32",)), (None, ("fp32",))])
+def test_only_native_bf16_is_tried(low: str | None, tried: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "low_precision", lambda device: low)
+    assert trials.native_precisions(torch.device("cpu")) == tried
 
 
 def test_timing_is_bounded_and_leaves_out_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
