@@ -6,14 +6,18 @@ says so in one line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from kdhooks.messages import logger
 from kdhooks.speed import Choice, Precision
-from kdhooks.torch.ipex import unusable
+from kdhooks.torch.backend import unwrap
+from kdhooks.torch.ipex import required, unusable
 from kdhooks.torch.ipex_student import IpexTraining
 from kdhooks.torch.large_vocabulary import LargeVocabularyDistillationLoss
 from kdhooks.torch.outputs import as_call
@@ -34,11 +38,98 @@ _ELEMENTWISE = (
 )
 """Optimizers for which the order of a weight's numbers means nothing, so that they may be packed."""
 
+_WITHIN = 0.1
+"""How far, as a share, the first output may be from that without the extension; in train mode, in bf16."""
+
 _OPTIONS = ("maximize", "differentiable", "capturable", "fused", "decoupled_weight_decay")
 """Options that its own steps don't know."""
 
 
-def surrounding() -> Precision | None:
+class Ipex:
+    """Decides whether a run trains its student by the extension.
+
+    Args:
+        distiller: the `Distillation`.
+        optimizer: of the student.
+        device: where it trains.
+        ranks: the processes that train together.
+        first_input: the input of the first batch, or None, within a block.
+        copied: makes a copy of a student in train mode.
+
+    Raises:
+        ConfigError: ``ipex: true``, and the extension can't be used here.
+    """
+
+    def __init__(
+        self,
+        distiller: Any,
+        optimizer: Any,
+        *,
+        device: torch.device,
+        ranks: Ranks,
+        first_input: Callable[[], AbstractContextManager[Any]],
+        copied: Callable[[nn.Module], nn.Module],
+    ) -> None:
+        if distiller.conf.settings.distillation.train.ipex is True:
+            required(distiller.conf, "distillation.train.ipex")
+        self._student, self._optimizer, self._copied = unwrap(distiller.student_model), optimizer, copied
+        self._first_input = first_input
+        self._refusal = _refusal(distiller, self._student, device, ranks)
+
+    def candidates(self, choices: Iterable[Choice]) -> list[Choice]:
+        """These choices by the extension, as far as it can do them."""
+        found = [replace(one, precision=one.precision or _surrounding(), ipex=True) for one in choices]
+        return [one for one in found if self._reason(one) is None]
+
+    def settled(self, choice: Choice) -> Choice:
+        """A choice without the extension where that can't train this student, and says why; proven where it can."""
+        if not choice.ipex:
+            return choice
+        full = replace(choice, precision=choice.precision or _surrounding())
+        reason = self._reason(full) or self._fault(full)
+        if reason is None:
+            return full
+        logger.info("the student is trained without Intel's extension: %s", reason)
+        return replace(choice, ipex=False)
+
+    def trial(self, twin: nn.Module, choice: Choice) -> nn.Module:
+        """A copy of a student, put under the extension for good."""
+        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        IpexTraining(twin, torch.optim.SGD(trained, lr=0.0), bf16=choice.precision == "bf16").enter()
+        return twin
+
+    def _reason(self, choice: Choice) -> str | None:
+        return self._refusal or _precision_refusal(choice.precision, self._optimizer)
+
+    def _fault(self, choice: Choice) -> str | None:
+        """Why this student must not be trained so, found on copies of it and the first batch."""
+        with self._first_input() as inputs:
+            if inputs is None:
+                return "there is no first batch to prove it on"
+            args, kwargs = as_call(inputs)
+            try:
+                plain, fast = self._copied(self._student), self._copied(self._student)
+                if any(map(_trained_in_eval, plain.modules())):
+                    return "layers of it are trained in eval mode, where the extension gives their weights no gradient"
+                before, after = (_output(one, args, kwargs, choice) for one in (plain, self.trial(fast, choice)))
+            except Exception as error:  # whatever the extension can't do with a model of somebody's
+                lines = str(error).strip().splitlines()
+                return lines[0] if lines else type(error).__name__
+        if agree(Seen(after, {}), Seen(before, {}), within=_WITHIN, dtypes=False):
+            return None
+        return "the student gives other values with it"
+
+
+def _output(model: nn.Module, args: Any, kwargs: Any, choice: Choice) -> Any:
+    with torch.random.fork_rng(devices=[]), autocast(choice.precision, torch.device("cpu")):
+        return model(*args, **kwargs)
+
+
+def _trained_in_eval(module: nn.Module) -> bool:
+    return isinstance(module, _PACKED) and not module.training and bool(module.weight.requires_grad)
+
+
+def _surrounding() -> Precision | None:
     """The precision of the autocast around this call, which a loop without a precision of its own follows."""
     if not torch.is_autocast_enabled("cpu"):
         return "fp32"
@@ -46,7 +137,7 @@ def surrounding() -> Precision | None:
     return known.get(torch.get_autocast_dtype("cpu"))
 
 
-def student_refusal(distiller: Any, student: nn.Module, device: torch.device, ranks: Ranks) -> str | None:
+def _refusal(distiller: Any, student: nn.Module, device: torch.device, ranks: Ranks) -> str | None:
     """Why the extension can't train this student, in any precision; None where nothing is against it."""
     if (reason := unusable()) is not None:
         return reason
@@ -72,7 +163,7 @@ def student_refusal(distiller: Any, student: nn.Module, device: torch.device, ra
     return None
 
 
-def precision_refusal(precision: Precision | None, optimizer: Any) -> str | None:
+def _precision_refusal(precision: Precision | None, optimizer: Any) -> str | None:
     """Why it can't train in a precision with an optimizer, in words; None where it can."""
     if precision not in ("fp32", "bf16"):
         return f"it trains in fp32 and bf16, not in {precision}"
@@ -85,41 +176,6 @@ def precision_refusal(precision: Precision | None, optimizer: Any) -> str | None
         return f"its step of {kind.__name__} doesn't know {used[0]}"
     if any(isinstance(group["lr"], torch.Tensor) for group in groups):
         return f"its step of {kind.__name__} doesn't know a learning rate that is a tensor"
-    return None
-
-
-def trial(twin: nn.Module, choice: Choice) -> nn.Module:
-    """A copy of a student in train mode, put under the extension for good."""
-    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    IpexTraining(twin, torch.optim.SGD(trained, lr=0.0), bf16=choice.precision == "bf16").enter()
-    return twin
-
-
-def fault(plain: nn.Module, fast: nn.Module, inputs: Any, choice: Choice) -> str | None:
-    """Why a student must not be trained by the extension, found on copies of it and one input; None where it may.
-
-    Args:
-        plain: a copy in train mode.
-        fast: another; it is put under the extension.
-        inputs: of the student.
-        choice: how it would be trained.
-    """
-    if any(type(one) in _PACKED and not one.training and one.weight.requires_grad for one in plain.modules()):  # type: ignore[union-attr]
-        return "layers of it are trained in eval mode, where the extension gives their weights no gradient"
-    args, kwargs = as_call(inputs)
-    try:
-        state = torch.get_rng_state()
-        with autocast(choice.precision, torch.device("cpu")):
-            before = plain(*args, **kwargs)
-        torch.set_rng_state(state)
-        trial(fast, choice)
-        with autocast(choice.precision, torch.device("cpu")):
-            after = fast(*args, **kwargs)
-    except Exception as error:  # whatever the extension can't do with a model of somebody's
-        lines = str(error).strip().splitlines()
-        return lines[0] if lines else type(error).__name__
-    if not agree(Seen(after, {}), Seen(before, {}), within=0.1, dtypes=False):
-        return "it gives other values with it"
     return None
 
 
