@@ -96,7 +96,7 @@ def _of_logits(low: Tensor, full: Tensor) -> str:
 
 def _relative(low: Tensor, full: Tensor) -> float:
     """The norm of the difference as a share of the norm."""
-    low, full = low.double(), full.double()
+    low, full = low.detach().double(), full.detach().double()
     return float((low - full).norm() / full.norm().clamp(min=1e-30))
 
 
