@@ -55,6 +55,10 @@ class Subject:
 
 def way_for(subject: Subject, choice: Choice) -> Way:
     """The way that a choice means."""
+    if choice.ipex:
+        from kdhooks.torch.ipex_teacher import IpexWay  # which is a way
+
+        return IpexWay(subject, choice)
     return Way(subject, choice)
 
 
@@ -68,6 +72,7 @@ class Way:
 
     Attributes:
         copies: of the weights, or None where there are none.
+        compiled: the model's forward as we have compiled it, or None.
     """
 
     def __init__(self, subject: Subject, choice: Choice, *, copies: bool = True) -> None:
@@ -78,7 +83,7 @@ class Way:
         if copies and free and (dtype is not None or choice.channels_last):
             self.copies = Copies(subject.model, dtype, choice.channels_last, subject.parameters)
         compiling = choice.compile and "_orig_mod" not in subject.model._modules
-        self._compiled = Compiled(subject.model) if compiling else None
+        self.compiled = Compiled(subject.model) if compiling else None
         self._without_graph = WithoutGraph(subject.model, allowed=free and not subject.shares and not choice.compile)
         self._attention = dtype is not None and any(isinstance(m, _ATTENTION) for m in subject.model.modules())
 
@@ -88,6 +93,14 @@ class Way:
         low = self.choice.precision in DTYPES
         parameters = self.subject.model.parameters()
         return low and any(one.dtype == torch.float32 and one.device.type != "meta" for one in parameters)
+
+    @property
+    def proves(self) -> bool:
+        """Whether the first batch shall show that it gives what the plain forward does."""
+        return False
+
+    def give_up(self, reason: str) -> None:
+        """Run plainly from now on, where the first batch showed something else; says why."""
 
     def run(self, taps: TeacherTaps | None, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
         """One forward.
@@ -101,9 +114,10 @@ class Way:
         Returns:
             The model's output as ordinary tensors without a graph, or None where its forward was ended.
         """
-        forward: Any = self._compiled or self.subject.model
+        forward: Any = self.compiled or self.subject.model
         if taps is not None:
-            taps.compiled = self._compiled
+            taps.compiled = self.compiled
+            taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
         if self.copies is not None:
             args, kwargs = self.copies.inputs(args, kwargs)
@@ -112,7 +126,7 @@ class Way:
             self._autocast(args, kwargs),
             self._shared_in_eval(),
             nullcontext() if self.copies is None else self.copies.in_place(),
-            _attention_by_parts() if self._attention else nullcontext(),
+            attention_by_parts() if self._attention else nullcontext(),
         ):
             output = forward(*args, **kwargs)
         return self._without_graph.handed_out(output)
@@ -125,7 +139,7 @@ class Way:
     def end(self) -> None:
         """Let go of what was made; nothing of it stands on the model between two forwards."""
         self._without_graph.end()
-        self.copies = self._compiled = None
+        self.copies = self.compiled = None
 
     def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
         precision, shares = self.choice.precision, self.subject.shares
@@ -153,7 +167,7 @@ _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerE
 
 
 @contextmanager
-def _attention_by_parts() -> Iterator[None]:
+def attention_by_parts() -> Iterator[None]:
     """Torch's fused kernel of a whole attention layer knows no autocast on a CPU: it would run in full precision."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
