@@ -44,22 +44,26 @@ def seen(output: Any, taps: TeacherTaps | None) -> Seen:
     )
 
 
-def agree(one: Seen, other: Seen, *, bitwise: bool) -> bool:
+def agree(one: Seen, other: Seen, *, bitwise: bool = False, within: float = 0.05, dtypes: bool = True) -> bool:
     """Whether two forwards gave the same, in their features alone where one of them was ended.
 
     Args:
         one: of a forward.
         other: of another.
-        bitwise: to the last bit, or else within 5%, as far as another order of sums takes a deep model.
+        bitwise: to the last bit.
+        within: this share otherwise; 5% is as far as another order of sums takes a deep model.
+        dtypes: whether these must be the same too.
     """
     if one.output is None or other.output is None:
         one, other = replace(one, output=None), replace(other, output=None)
     pairs = list(zip(one.tensors(), other.tensors(), strict=False))
-    if len(one.tensors()) != len(other.tensors()) or any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+    if len(one.tensors()) != len(other.tensors()) or any(a.shape != b.shape for a, b in pairs):
+        return False
+    if dtypes and any(a.dtype != b.dtype for a, b in pairs):
         return False
     if bitwise:
         return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
-    return all(not a.is_floating_point() or _relative(a, b) < 0.05 for a, b in pairs)
+    return all(not a.is_floating_point() or _relative(a, b) < within for a, b in pairs)
 
 
 def difference(low: Seen, full: Seen, keys: Sequence[str]) -> str:
@@ -95,7 +99,7 @@ def _of_logits(low: Tensor, full: Tensor) -> str:
 
 def _relative(low: Tensor, full: Tensor) -> float:
     """The norm of the difference as a share of the norm."""
-    low, full = low.double(), full.double()
+    low, full = low.detach().double(), full.detach().double()
     return float((low - full).norm() / full.norm().clamp(min=1e-30))
 
 

@@ -55,6 +55,10 @@ class Subject:
 
 def way_for(subject: Subject, choice: Choice) -> Way:
     """The way that a choice means."""
+    if choice.ipex:
+        from kdhooks.torch.ipex_teacher import IpexWay  # which is a way
+
+        return IpexWay(subject, choice)
     return Way(subject, choice)
 
 
@@ -91,6 +95,14 @@ class Way:
         parameters = self.subject.model.parameters()
         return low and any(one.dtype == torch.float32 and one.device.type != "meta" for one in parameters)
 
+    @property
+    def proves(self) -> bool:
+        """Whether the first batch shall show that it gives what the plain forward does."""
+        return False
+
+    def give_up(self, reason: str) -> None:
+        """Run plainly from now on, where the first batch showed something else; says why."""
+
     def run(self, taps: TeacherTaps | None, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
         """One forward.
 
@@ -106,6 +118,7 @@ class Way:
         forward: Any = self.compiled or self.subject.model
         if taps is not None:
             taps.compiled = self.compiled
+            taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
         if self._bare:
             with self._without_graph.context(taps is None):
@@ -117,8 +130,8 @@ class Way:
             self._without_graph.context(taps is None),
             self._autocast(args, kwargs),
             self._shared_in_eval(),
-            self.copies.in_place() if self.copies is not None else nullcontext(),
-            _attention_by_parts() if self._attention else nullcontext(),
+            nullcontext() if self.copies is None else self.copies.in_place(),
+            attention_by_parts() if self._attention else nullcontext(),
         ):
             output = forward(*args, **kwargs)
         return self._without_graph.handed_out(output)
@@ -158,7 +171,7 @@ _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerE
 
 
 @contextmanager
-def _attention_by_parts() -> Iterator[None]:
+def attention_by_parts() -> Iterator[None]:
     """Torch's fused kernel of a whole attention layer knows no autocast on a CPU: it would run in full precision."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
