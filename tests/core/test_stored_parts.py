@@ -19,7 +19,7 @@ from kdhooks.schedules import parse_schedule
 from kdhooks.speed import Choice
 from kdhooks.stored.batches import keeps_padding, picked, rows_in, tokens_in
 from kdhooks.stored.choices import KeptChoice, processor
-from kdhooks.stored.functions import function_digest, plain
+from kdhooks.stored.functions import class_digest, function_digest, plain
 from kdhooks.stored.looks import Look, wants_of
 from kdhooks.stored.spaces import layer_of
 
@@ -237,3 +237,30 @@ def test_choices_are_shown_beside_teachers(tmp_path: Path, capsys: pytest.Captur
         "  Net on cpu X runs in bf16, channels last, as auto chose",
         "  Net on Y runs in a way of a newer kdhooks, as auto chose",
     ]
+
+
+def test_what_a_function_calls_counts() -> None:
+    def made(half: str, factor: float) -> Any:
+        inner: dict[str, Any] = {"__name__": "mine", "FACTOR": factor}
+        exec(f"def half(value):\n    return value {half}\n", inner)
+        exec("def forward(value):\n    return [half(part) * FACTOR for part in value]\n", inner)
+        return inner["forward"]
+
+    assert function_digest(made("/ 2", 1.0)) == function_digest(made("/ 2", 1.0))
+    assert function_digest(made("/ 2", 1.0)) != function_digest(made("/ 3", 1.0))
+    assert function_digest(made("/ 2", 1.0)) != function_digest(made("/ 2", 2.0))
+
+
+def test_classes_by_their_methods_and_plain_values() -> None:
+    def kind(**members: Any) -> type:
+        return type("Layer", (), members)
+
+    first = class_digest(kind(forward=lambda self, x: x, size=2))
+    assert first == class_digest(kind(forward=lambda self, x: x, size=2))
+    others = [
+        kind(forward=lambda self, x: -x, size=2),
+        kind(forward=lambda self, x: x, size=3),
+        kind(forward=staticmethod(lambda x: x), size=2),
+        kind(forward=property(lambda self: 1), size=2),
+    ]
+    assert first not in map(class_digest, others)
