@@ -58,7 +58,9 @@ class TensorFlowBackend:
         return tuple(made)
 
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
-        """Give the models to the criteria that look inside of them."""
+        """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
+        for teacher in teachers.values():
+            teacher.first_input = partial(self._first_input, distiller)
         binding = [criterion for criterion in criteria if hasattr(criterion, "bind")]
         if not binding:
             return
@@ -73,15 +75,19 @@ class TensorFlowBackend:
 
     def teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Teacher]:
         """The teachers by name, not yet attached."""
+        from kdhooks_tf.speed_options import check_teacher
+
+        check_teacher(conf, models, student)
         settings = conf.settings.distillation.teacher
+        speed: dict[str, Any] = {"precision": settings.precision, "compile": settings.compile}
         if settings.ema is None:
-            return {name: Teacher(model, student, precision=settings.precision) for name, model in models.items()}
+            return {name: Teacher(model, student, **speed) for name, model in models.items()}
         path = "distillation.teacher.ema"
         if len(models) > 1:
             raise conf.problem(path, f"one teacher can be an average of the student, and {len(models)} are set")
         name, model = next(iter(models.items()), ("teacher", None))
         try:
-            return {name: MeanTeacher(student, settings.ema, model, precision=settings.precision)}
+            return {name: MeanTeacher(student, settings.ema, model, **speed)}
         except ModelError as error:
             advice = "" if model is None else "Leave teacher_model unset: the average begins as the student."
             raise conf.problem(path, str(error), advice) from None

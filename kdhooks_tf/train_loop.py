@@ -26,6 +26,7 @@ from kdhooks_tf.optimizers import inner_optimizer
 from kdhooks_tf.outputs import as_call
 from kdhooks_tf.placement import device_scope, non_finite_variable, precision_scope
 from kdhooks_tf.progress import EventFiles
+from kdhooks_tf.speed_options import check_train
 from kdhooks_tf.train_setup import Parts, prepare
 
 Tensor = Any
@@ -44,6 +45,7 @@ def train(distiller: Any) -> None:
         CheckpointError: there is no such checkpoint to continue, or it belongs to another run.
         KeyboardInterrupt, SystemExit: Ctrl-C and SIGTERM, after a checkpoint was written.
     """
+    check_train(distiller.conf, distiller.student_model)
     precision = distiller.conf.settings.distillation.train.precision
     with device_scope(distiller.conf), precision_scope(distiller.student_model, precision):
         signals = StopSignals()
