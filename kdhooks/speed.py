@@ -63,6 +63,6 @@ class Choice:
         return cls(**given)
 
     def __str__(self) -> str:
-        parts = [self.precision or "the loop's precision"]
+        parts: list[str] = [self.precision or "the loop's precision"]
         parts += [words for on, words in ((self.channels_last, "channels last"), (self.compile, "compiled")) if on]
         return ", ".join([*parts, *(["ipex"] if self.ipex else [])])

@@ -78,14 +78,18 @@ class TorchBackend:
     ) -> dict[str, Teacher]:
         """The teachers by name, not yet attached."""
         settings = conf.settings.distillation.teacher
+        speed: dict[str, Any] = {
+            key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex")
+        }
+        speed["outputs"] = conf.settings.model.outputs
         if settings.ema is None:
-            return {name: Teacher(model, student, precision=settings.precision) for name, model in models.items()}
+            return {name: Teacher(model, student, **speed) for name, model in models.items()}
         path = "distillation.teacher.ema"
         if len(models) > 1:
             raise conf.problem(path, f"one teacher can be an average of the student, and {len(models)} are set")
         name, model = next(iter(models.items()), ("teacher", None))
         try:
-            return {name: MeanTeacher(student, settings.ema, model, precision=settings.precision)}
+            return {name: MeanTeacher(student, settings.ema, model, **speed)}
         except ModelError as error:
             advice = "Leave teacher_model unset: the average begins as the student."
             raise conf.problem(path, str(error), advice) from None
