@@ -68,6 +68,11 @@ class Teacher(Hook):
         """How the teacher runs; None until the first forward, or `settle`, has decided it."""
         return self._choice
 
+    @property
+    def chosen(self) -> Choice | None:
+        """What ``auto`` became, for a state; None where nothing was left to it, or nothing is decided yet."""
+        return self._choice if self._precision == "auto" else None
+
     def settle(self, value: Any) -> Choice:
         """Decide how the teacher runs, where that is not decided yet.
 
