@@ -16,6 +16,7 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
 from kdhooks.messages import environment_rank
+from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
 from kdhooks_tf.clock import Clock
 from kdhooks_tf.copies import copied, put_weights, weights_of
@@ -60,7 +61,9 @@ class TensorFlowBackend:
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
         for teacher in teachers.values():
-            teacher.first_input = partial(self._first_input, distiller)
+            getattr(teacher, "live", teacher).first_input = partial(self._first_input, distiller)
+            if hasattr(teacher, "follow_criteria"):
+                teacher.follow_criteria(criteria)
         binding = [criterion for criterion in criteria if hasattr(criterion, "bind")]
         if not binding:
             return
@@ -73,8 +76,17 @@ class TensorFlowBackend:
         for criterion in binding:
             criterion.bind(bound)
 
-    def teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Teacher]:
-        """The teachers by name, not yet attached."""
+    def teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Any]:
+        """The teachers by name, not yet attached; behind a store where the configuration has one."""
+        teachers = self._teachers(models, student, conf)
+        shared = shared_store(conf, follows_student=conf.settings.distillation.teacher.ema is not None)
+        if shared is None:
+            return teachers
+        from kdhooks_tf.stored_teacher import StoredTeacher
+
+        return {name: StoredTeacher(teacher, name, shared, student) for name, teacher in teachers.items()}
+
+    def _teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Any]:
         from kdhooks_tf.speed_options import check_teacher
 
         check_teacher(conf, models, student)
