@@ -25,6 +25,9 @@ class SharedStore:
         settings: ``distillation.cache``.
         locate: makes errors that point at a line of it.
 
+    Attributes:
+        strict: whether a store that can't be used is an error; set before it is opened.
+
     Raises:
         MissingPackageError: a package that a store stands on is not installed.
     """
@@ -32,7 +35,7 @@ class SharedStore:
     def __init__(self, settings: CacheSettings, locate: Locate) -> None:
         from kdhooks.cache import packages as packages  # fails here, and not in the middle of a run
 
-        self.settings, self.locate = settings, locate
+        self.settings, self.locate, self.strict = settings, locate, False
         self._store: Store | None = None
         self._keys: tuple[Any, list[bytes]] | None = None
 
@@ -44,7 +47,7 @@ class SharedStore:
 
             settings = self.settings
             bound = max(1, int(settings.size_bound * _GIB))
-            self._store = Store(settings.path, size_bound=bound, read_only=settings.read_only)
+            self._store = Store(settings.path, size_bound=bound, read_only=settings.read_only, strict=self.strict)
         return self._store
 
     def keys(self, of: Any, make: Callable[[], list[bytes]]) -> list[bytes]:

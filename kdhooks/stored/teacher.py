@@ -8,33 +8,31 @@ if there were no store, and that is said once. Mistakes of the user (a row witho
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhooks.criterion import Criterion, Step, Term
+from kdhooks.criterion import Criterion, Step
 from kdhooks.errors import ConfigError, DataError, KDHooksError, LayerError, ModelError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.messages import logger
-from kdhooks.pairs.selection import Values, tensors_of
+from kdhooks.pairs.selection import tensors_of
 from kdhooks.stored.batches import Tokens, picked, rows_in, tensors_in
+from kdhooks.stored.known import KnownByBackend
 from kdhooks.stored.looks import LOGITS, Wants, wants_of
 from kdhooks.stored.measured import Measured
 from kdhooks.stored.served import Served
 from kdhooks.stored.shared import SharedStore
 
 if TYPE_CHECKING:
-    from kdhooks.cache import TopK
     from kdhooks.stored.rows import Rows
 
 Tensor = Any
-Narrow = Callable[[Any], Any]
 
 
-class StoredTeacher(Hook, ABC):
+class StoredTeacher(Hook, KnownByBackend):
     """A teacher whose outputs are stored; a backend says what its tensors and models are.
 
     What is not said here is the teacher's own: its model, its state, what captures its layers.
@@ -45,17 +43,14 @@ class StoredTeacher(Hook, ABC):
         shared: the store of the run.
 
     Attributes:
-        values: what the backend knows of what layers return.
         live: the teacher.
     """
-
-    values: Values
 
     def __init__(self, live: Any, name: str, shared: SharedStore) -> None:
         self.live, self.name, self.shared = live, name, shared
         self._criteria: Sequence[Criterion] | None = None
         self._wants: Wants | None = None
-        self._off = False
+        self._off = ""  # why it runs without the store
         self._version: Any = None
         self._looked = False  # whether the weights are known to be those of `_version`, in this epoch
         self._rows: dict[str, Rows] = {}
@@ -67,60 +62,6 @@ class StoredTeacher(Hook, ABC):
             raise AttributeError(name)
         return getattr(self.live, name)
 
-    # ---- what a backend knows ----------------------------------------------------------------------
-
-    @abstractmethod
-    def array(self, tensor: Tensor) -> NDArray[Any]:
-        """A tensor of floats, or a mask, as an array on the host; float32 where NumPy has no such dtype."""
-
-    @abstractmethod
-    def tensor(self, array: NDArray[np.float32], beside: Tensor) -> Tensor:
-        """An array as a tensor on the device of another one."""
-
-    @abstractmethod
-    def dense(self, kept: TopK, beside: Tensor) -> Tensor:
-        """All logits [..., C] of the largest ones: the mass of the rest is spread evenly over the other classes."""
-
-    @abstractmethod
-    def take(self, tensor: Tensor, places: NDArray[np.intp]) -> Tensor:
-        """Some rows of a tensor."""
-
-    @abstractmethod
-    def keys(self, value: Any) -> list[bytes]:
-        """The keys of a batch by its content, one a row: `kdhooks.cache.row_keys` of its arrays."""
-
-    @abstractmethod
-    def logits(self, output: Any, keys: Sequence[str]) -> Tensor:
-        """The logits in what the teacher returned; ModelError where there are none."""
-
-    @abstractmethod
-    def narrowing(self, mask: Tensor) -> Narrow:
-        """A function that takes positions of padding [N, T] out of a mask, or out of none."""
-
-    @abstractmethod
-    def effect(self, value: Any) -> str:
-        """The precision that the teacher computes in at this call."""
-
-    @abstractmethod
-    def fingerprint(self, effect: str, wants: Wants) -> str:
-        """The name of the space of this teacher in this precision, by `kdhooks.cache.fingerprint`."""
-
-    @abstractmethod
-    def version(self) -> object:
-        """Something cheap that is another one once the teacher's weights were changed in place or replaced."""
-
-    @abstractmethod
-    def obstacle(self) -> str:
-        """Why the outputs of this teacher can't be stored, as a part of a sentence; empty where they can."""
-
-    @abstractmethod
-    def whole_batches(self) -> bool:
-        """Whether the teacher is fast for batches of one size only, as a compiled one is."""
-
-    @abstractmethod
-    def value_of(self, term: Term, step: Step) -> float:
-        """A term's value at a step, without a graph and without a trace in generators or modules."""
-
     # ---- events ------------------------------------------------------------------------------------
 
     def follow_criteria(self, criteria: Sequence[Criterion]) -> None:
@@ -129,7 +70,7 @@ class StoredTeacher(Hook, ABC):
 
     def on_train_begin(self) -> None:
         """The teacher begins; the store is opened when it is used first."""
-        self._wants, self._off, self._looked, self._rows, self._served = None, False, False, {}, None
+        self._wants, self._off, self._looked, self._rows, self._served = None, "", False, {}, None
         self.live.on_train_begin()
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -225,6 +166,33 @@ class StoredTeacher(Hook, ABC):
         with step.ledger.part("cache"):
             return self._shown(rows.complete(found, batch, computed), batch.tokens, value, step)
 
+    def fill(self, value: Any, step: Step) -> tuple[int, int]:
+        """Store what is missing of a batch, and serve nothing: how many rows it has, and how many were computed.
+
+        Raises:
+            StoreError: they can't be stored.
+            DataError: they are of other shapes than those that are stored.
+        """
+        from kdhooks.cache import StoreError
+
+        rows = self._rows_of(value)
+        store = self.shared.store
+        if rows is None:
+            raise StoreError(f"the outputs of the {self.name} {self._kind} can't be stored: {self._off}")
+        batch = rows.batch(value, step)
+        missing = rows.lookup(batch)
+        if len(missing.missing):
+            rows.complete(missing, batch, self.compute(value, step, missing.missing, rows))
+        reason = store.problem or store.write_problem
+        if reason:
+            raise StoreError(f"{store.path}: {reason}")
+        return batch.rows, len(missing.missing)
+
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        """The names of the spaces that were used in this run."""
+        return tuple(rows.outputs.space.name for rows in self._rows.values())
+
     def compute(self, value: Any, step: Step, places: NDArray[np.intp], rows: Rows) -> dict[str, NDArray[Any]]:
         """What the model says of some rows, by names of a row, [M, ...]."""
         wants, count = rows.wants, rows_in(value)
@@ -314,7 +282,7 @@ class StoredTeacher(Hook, ABC):
         return True
 
     def _stop(self, reason: str) -> None:
-        self._off = True
+        self._off = reason
         logger.warning(
             "the outputs of the %s %s are not stored: %s. It runs at every step.", self.name, self._kind, reason
         )

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.criterion import Step, Term
+from kdhooks.stored.batches import tensors_in
+from kdhooks.stored.choices import KeptChoice
 from kdhooks.stored.looks import LOGITS, Wants
 from kdhooks.stored.shared import SharedStore
 from kdhooks.stored.teacher import StoredTeacher as _StoredTeacher
@@ -27,13 +29,13 @@ from kdhooks.torch.fingerprints import (
 )
 from kdhooks.torch.layer_mappings import VALUES
 from kdhooks.torch.outputs import logits_of, map_tensors
+from kdhooks.torch.stored_choice import precision_in_effect, processor_of, settled
 from kdhooks.torch.teacher import Teacher
 from kdhooks.torch.wrappers import compiled_parts
 
 if TYPE_CHECKING:
     from kdhooks.cache import TopK
 
-_NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _SHARDED = "FullyShardedDataParallel"
 
 
@@ -52,6 +54,7 @@ class StoredTeacher(_StoredTeacher):
     def __init__(self, live: Teacher, name: str, shared: SharedStore, student: nn.Module) -> None:
         super().__init__(live, name, shared)
         self._student = student
+        self._identified: tuple[object, str] | None = None
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
         """A tensor's values on the host."""
@@ -92,30 +95,37 @@ class StoredTeacher(_StoredTeacher):
 
     def effect(self, value: Any) -> str:
         """The precision of the teacher's own autocast, or of that around the call."""
-        own = self.live._precision
-        if own is not None:
-            return str(own)
-        kind = _device_type(value)
-        return _NAMES.get(torch.get_autocast_dtype(kind), "fp32") if torch.is_autocast_enabled(kind) else "fp32"
+        choice = self.live.choice or settled(self.live, value, self._kept_choice)
+        return precision_in_effect(choice, self.live, next(tensors_in(value)).device.type)
 
     def fingerprint(self, effect: str, wants: Wants) -> str:
         """The name of this teacher's space."""
         from kdhooks.cache import fingerprint
 
-        model = self.live.model
-        own, published = classes_of(model)
         pool = self.shared.settings.pool is not None
         codecs = {LOGITS: self.shared.codec(logits=True)} if wants.output else {}
         if wants.looks:
             codecs["features"] = self.shared.codec(logits=False, pooled=pool)
-        return fingerprint(
-            weights_of(model),
-            code=own,
-            precision=effect,
-            layers=wants.names,
-            codecs=codecs,
-            more=[*published, *options_of(model)],
-        )
+        return fingerprint((), precision=effect, layers=wants.names, codecs=codecs, more=[self._identity()])
+
+    def _identity(self) -> str:
+        """The teacher's weights, code and options as one name, apart from how it runs and what is stored of it."""
+        from kdhooks.cache import fingerprint
+
+        if self._identified is None or self._identified[0] != self._version:
+            model = self.live.model
+            own, published = classes_of(model)
+            name = fingerprint(weights_of(model), code=own, more=[*published, *options_of(model)])
+            self._identified = self._version, name
+        return self._identified[1]
+
+    def _kept_choice(self) -> KeptChoice:
+        from kdhooks.cache import fingerprint
+
+        where = next(iter(tensor.device for tensor in self.live.model.parameters()), torch.device("cpu"))
+        name = processor_of(where)
+        base = fingerprint((), precision="auto", more=[self._identity(), name, str(self.live._asked)])
+        return KeptChoice(self.shared.store, base, {"teacher": type(self.live.model).__name__, "on": name})
 
     def version(self) -> object:
         """Which version each weight is of."""
@@ -135,7 +145,7 @@ class StoredTeacher(_StoredTeacher):
 
     def whole_batches(self) -> bool:
         """Whether the teacher is compiled: then another number of rows would be compiled anew."""
-        return compiled_parts(self.live.model)
+        return compiled_parts(self.live.model) or (self.live.choice is not None and self.live.choice.compile)
 
     def value_of(self, term: Term, step: Step) -> float:
         """A term's value, without a graph and without a trace."""
@@ -167,9 +177,3 @@ def dense_logits(kept: TopK, beside: Tensor) -> Tensor:
     others = kept.classes - values.shape[-1]
     share = rest - math.log(others) if others else rest
     return share.unsqueeze(-1).repeat(*[1] * share.ndim, kept.classes).scatter_(-1, indices, values)
-
-
-def _device_type(value: Any) -> str:
-    from kdhooks.stored.batches import tensors_in
-
-    return str(next(tensors_in(value)).device.type)
