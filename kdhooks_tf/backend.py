@@ -203,6 +203,12 @@ class TensorFlowBackend:
 
         train(distiller)
 
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the training data has in all, and its batches, each row once an epoch."""
+        from kdhooks_tf.stored_building import training_inputs
+
+        return training_inputs(distiller, epochs)
+
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""
         from kdhooks_tf.observation import observe

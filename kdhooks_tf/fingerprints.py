@@ -7,13 +7,14 @@ the same kind gets other ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from kdhooks.stored.choices import processor
 from kdhooks.stored.functions import function_digest, plain
 from kdhooks_tf.teacher import layers_of
 
@@ -61,16 +62,20 @@ def classes_of(model: Any) -> tuple[list[type], list[str]]:
     return own, sorted(published)
 
 
-def options_of(model: Any) -> list[str]:
+def options_of(model: Any, policy_of: Callable[[Any], Any] = lambda layer: layer.dtype_policy) -> list[str]:
     """What changes a model's output besides weights and classes.
 
     That is each layer's configuration, what it computes in, and of classes that are not Keras' own the attributes that
     are numbers, texts, functions, or collections of such; those whose names begin with an underscore don't count.
+
+    Args:
+        model: which one.
+        policy_of: gives a layer's dtype policy.
     """
     layers = layers_of(model)
     places = {one.name: f"#{number}" for number, one in enumerate([*layers, *_operations(layers)])}
     return [
-        json.dumps([type(one).__name__, str(one.compute_dtype), _told(_config(one), places), _told(_own(one), places)])
+        json.dumps([type(one).__name__, policy_of(one).name, _told(_config(one), places), _told(_own(one), places)])
         for one in layers
     ]
 
@@ -127,3 +132,10 @@ def _array(variable: Any) -> Any:
     if isinstance(value, tf.distribute.DistributedValues):
         value = value.values[0]
     return np.asarray(value.numpy())
+
+
+def processor_names() -> str:
+    """What this program computes on."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [str(tf.config.experimental.get_device_details(one).get("device_name", "GPU")) for one in gpus]
+    return ", ".join(names) or processor()

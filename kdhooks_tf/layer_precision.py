@@ -43,6 +43,10 @@ class LayerPrecision:
         self._casts_once = casts_once
         self._casts: dict[str, list[tuple[Any, Any]]] = {}
 
+    def policy_of(self, layer: Any) -> Any:
+        """The dtype policy that a layer came with."""
+        return next((policy for one, policy in self._before if one is layer), layer.dtype_policy)
+
     def prepare(self, *precisions: Precision) -> None:
         """Make the variables that hold cast weights; a function that is being traced can make none."""
         for precision in precisions:

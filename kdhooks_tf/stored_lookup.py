@@ -42,7 +42,7 @@ BATCHES = 3
 
 _COMPILED = (
     "distillation.cache asks Python for the outputs at every step, and a function that XLA compiles can't: leave "
-    "jit_compile=True out, or let them come with the data: kdhooks_tf.stored_outputs(dataset, distiller)"
+    "jit_compile=True out, or let them come with the data: kdhooks_tf.stored_outputs(dataset, store)"
 )
 
 

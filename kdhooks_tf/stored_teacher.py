@@ -16,12 +16,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from kdhooks.criterion import Step, Term
+from kdhooks.messages import logger
+from kdhooks.speed import Choice
 from kdhooks.stored.batches import Tokens
+from kdhooks.stored.choices import KeptChoice
 from kdhooks.stored.looks import LOGITS, Wants
 from kdhooks.stored.served import Served
 from kdhooks.stored.shared import SharedStore
 from kdhooks.stored.teacher import StoredTeacher as _StoredTeacher
-from kdhooks_tf.fingerprints import classes_of, options_of, unreadable, weights_of
+from kdhooks_tf.fingerprints import classes_of, options_of, processor_names, unreadable, weights_of
 from kdhooks_tf.layer_mappings import VALUES
 from kdhooks_tf.outputs import logits_of, map_tensors
 from kdhooks_tf.tapes import stop_recording
@@ -60,6 +63,7 @@ class StoredTeacher(_StoredTeacher):
         super().__init__(live, name, shared)
         self._student = student
         self._lookups: Lookups | None = None
+        self._identified: tuple[Any, str] | None = None
 
     @property
     def _served(self) -> Served | None:
@@ -115,25 +119,43 @@ class StoredTeacher(_StoredTeacher):
 
     def effect(self, value: Any) -> str:
         """The precision that is asked for, or that of the layers' own policies."""
-        return str(self.live.settle(value).precision or "own")
+        choice = self.live.choice or self._settled(value)
+        return str(choice.precision or "own")
+
+    def _settled(self, value: Any) -> Choice:
+        """What ``auto`` becomes: what it became in an earlier run that stored outputs, or what is chosen now."""
+        from kdhooks.cache import fingerprint
+
+        where = processor_names()
+        base = fingerprint((), precision="auto", more=[self._identity(), where])
+        kept = KeptChoice(self.shared.store, base, {"teacher": self._kind, "on": where})
+        found = kept.read()
+        if found is not None:
+            self.live.adopt(found)
+            logger.info("the teacher %s runs in %s, as an earlier run chose", self._kind, self.live.choice)
+        choice: Choice = self.live.settle(value)
+        kept.write(choice)
+        return choice
 
     def fingerprint(self, effect: str, wants: Wants) -> str:
         """The name of this teacher's space."""
         from kdhooks.cache import fingerprint
 
-        with tf.init_scope():
-            own, published = classes_of(self.live.model)
-            codecs = {LOGITS: self.shared.codec(logits=True)} if wants.output else {}
-            if wants.looks:
-                codecs["features"] = self.shared.codec(logits=False, pooled=self.shared.settings.pool is not None)
-            return fingerprint(
-                weights_of(self.live.model),
-                code=own,
-                precision=effect,
-                layers=wants.names,
-                codecs=codecs,
-                more=["tensorflow", *published, *options_of(self.live.model)],
-            )
+        codecs = {LOGITS: self.shared.codec(logits=True)} if wants.output else {}
+        if wants.looks:
+            codecs["features"] = self.shared.codec(logits=False, pooled=self.shared.settings.pool is not None)
+        return fingerprint((), precision=effect, layers=wants.names, codecs=codecs, more=[self._identity()])
+
+    def _identity(self) -> str:
+        """The teacher's weights, code and options as one name, apart from how it runs and what is stored of it."""
+        from kdhooks.cache import fingerprint
+
+        if self._identified is None or self._identified[0] != self._version:
+            model = self.live.model
+            own, published = classes_of(model)
+            more = ["tensorflow", str(self._version), *published, *options_of(model, self.live.policy_of)]
+            self._identified = self._version, fingerprint((), code=own, more=more)
+        return self._identified[1]
 
     def version(self) -> object:
         """A digest of the weights: TensorFlow counts no versions."""
@@ -151,6 +173,8 @@ class StoredTeacher(_StoredTeacher):
         probable = any(not getattr(criterion, "teacher_from_logits", True) for criterion in self._criteria or ())
         if probable and self.shared.settings.top_k is not None:
             return "top_k keeps logits, and it gives probabilities (teacher_from_logits: false)"
+        if self.shared.settings.pool is not None and self._channels_first():
+            return "pool averages maps [N, H, W, C], and its layers have data_format='channels_first'"
         return unreadable(model)
 
     def whole_batches(self) -> bool:
@@ -237,7 +261,7 @@ class StoredTeacher(_StoredTeacher):
     def is_pooled(self, name: str, axes: int) -> bool:
         """Whether an output is a map that is averaged."""
         pool = self.shared.settings.pool
-        return pool is not None and name != LOGITS and axes == 2 + len(pool) and not self._channels_first()
+        return pool is not None and name != LOGITS and axes == 2 + len(pool)
 
     def _channels_first(self) -> bool:
         return any(getattr(one, "data_format", None) == "channels_first" for one in layers_of(self.live.model))

@@ -89,6 +89,10 @@ class Teacher(Hook):
             self._run_in(choice.precision)
             self._said = True
 
+    def policy_of(self, layer: Any) -> Any:
+        """The dtype policy that a layer came with."""
+        return self._layers.policy_of(layer)
+
     def _settled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Choice:
         if self._choice is not None and self._said:
             return self._choice
