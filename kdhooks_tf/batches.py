@@ -8,7 +8,7 @@ from kdhooks.datasets.order import EpochPosition
 from kdhooks.loop.batches import split_batch
 from kdhooks.loop.training_data import jumps
 from kdhooks_tf.data import as_tensors
-from kdhooks_tf.stored_outputs import without_stored
+from kdhooks_tf.stored_dataset import without_stored
 from kdhooks_tf.training_data import served
 
 

@@ -23,7 +23,7 @@ from kdhooks_tf.callback_shims import Shims
 from kdhooks_tf.callback_target import labels
 from kdhooks_tf.monitor import watching
 from kdhooks_tf.replicas import strategy_of
-from kdhooks_tf.stored_outputs import without_stored
+from kdhooks_tf.stored_dataset import without_stored
 
 _MARK = "kdhooks"
 _ARGUMENTS = ("x", "y", "y_pred", "sample_weight")

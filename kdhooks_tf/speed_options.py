@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.messages import logger
-from kdhooks_tf.replicas import strategy_of
+from kdhooks_tf.replicas import is_distributed, strategy_of
 from kdhooks_tf.teacher import layers_of
 
 
@@ -21,6 +21,14 @@ def check_teacher(conf: DistillationConf, models: Mapping[str, Any], student: An
     """
     path, settings = "distillation.teacher", conf.settings.distillation.teacher
     _check(conf, path, settings, models)
+    if settings.compile and strategy_of(student).num_replicas_in_sync > 1:
+        for role, model in models.items():
+            if not is_distributed(model):
+                raise conf.problem(
+                    f"{path}.compile",
+                    f"XLA reads no weights of another device, and the {role} {type(model).__name__} has them on one",
+                    "Make it in the scope of the student's strategy, or leave compile out.",
+                )
     if settings.precision != "auto":
         return
     if settings.ema is not None:

@@ -42,5 +42,5 @@ def training_inputs(distiller: Any, epochs: int) -> tuple[int | None, Iterator[t
                 parts = split_batch(batch, inputs=conf.settings.model.inputs, input_columns=whole.input_columns)
                 yield parts.input, parts.sample_ids
 
-    rows = getattr(loader.position, "size", None)
+    rows = getattr(loader.position, "rows", None)
     return None if rows is None else int(rows) * epochs, batches()

@@ -26,7 +26,7 @@ from kdhooks.stored.rows import KeyedBatch, Rows
 from kdhooks.stored.served import Served
 from kdhooks_tf.graphs import is_compiled
 from kdhooks_tf.layer_mappings import VALUES
-from kdhooks_tf.outputs import map_tensors
+from kdhooks_tf.outputs import map_tensors, tensors_of_nest
 from kdhooks_tf.stored_teacher import dense_logits
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Lookups:
         if is_compiled():
             raise UsageError(_COMPILED)
         given = (value, step.sample_ids)
-        tensors = [one for one in tf.nest.flatten(given) if tf.is_tensor(one)]
+        tensors = tensors_of_nest(given)
 
         def look(*arrays: NDArray[Any]) -> tuple[Any, Any]:
             left = iter(arrays)

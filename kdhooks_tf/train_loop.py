@@ -28,7 +28,7 @@ from kdhooks_tf.outputs import as_call
 from kdhooks_tf.placement import device_scope, non_finite_variable, precision_scope
 from kdhooks_tf.progress import EventFiles
 from kdhooks_tf.speed_options import check_train
-from kdhooks_tf.stored_outputs import without_stored
+from kdhooks_tf.stored_dataset import without_stored
 from kdhooks_tf.train_setup import Parts, prepare
 
 Tensor = Any

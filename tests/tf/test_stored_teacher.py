@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 
 from kdhooks import Distillation
-from kdhooks.errors import ConfigError, UsageError
 from kdhooks_tf import DistillationCallback
 from tests.tf import callback_models as fitted
 from tests.tf import fit_runs

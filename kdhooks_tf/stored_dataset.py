@@ -17,7 +17,7 @@ from kdhooks.errors import DataError, UsageError
 from kdhooks.stored.batches import MASK, tokens_in
 from kdhooks.stored.looks import LOGITS
 from kdhooks.stored.spaces import StoredSpace
-from kdhooks_tf.outputs import map_tensors
+from kdhooks_tf.outputs import map_tensors, tensors_of_nest
 from kdhooks_tf.stored_teacher import dense_logits
 
 Tensor = Any
@@ -105,7 +105,7 @@ class _Reader:
 
     def __call__(self, value: Any, ids: Any) -> dict[str, Any]:
         given = (value, ids)
-        tensors = [one for one in tf.nest.flatten(given) if tf.is_tensor(one)]
+        tensors = tensors_of_nest(given)
 
         def parts(*arrays: NDArray[Any]) -> list[Any]:
             left = iter(arrays)
