@@ -137,6 +137,7 @@ class Teacher(Hook):
         """What captures the teacher's layers; one for all criteria."""
         if self.taps is None:
             self.taps = TeacherTaps(self.model)
+            self.taps.compiled = None if self._way is None else self._way.compiled
         return self.taps
 
     def untap(self) -> None:
