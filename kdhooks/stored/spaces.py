@@ -90,7 +90,9 @@ class StoredSpace:
         if self._outputs is None:
             from kdhooks.cache import Store, TeacherStore
 
-            self._outputs = TeacherStore(Store(self.path, read_only=True, strict=True), self.name, {})
+            # one file is opened once in a process, and who trains there may want to write
+            store = Store(self.path, read_only=not os.access(self.path, os.W_OK), strict=True)
+            self._outputs = TeacherStore(store, self.name, {})
         return self._outputs
 
     def __getstate__(self) -> dict[str, Any]:

@@ -29,12 +29,13 @@ def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
     On the CPU nothing is copied.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if _is_foreign(tensor.dtype):
+    if is_foreign(tensor.dtype):
         tensor = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
     return tensor.numpy(force=True), dtype
 
 
-def _is_foreign(dtype: torch.dtype) -> bool:
+def is_foreign(dtype: torch.dtype) -> bool:
+    """Whether NumPy has no such dtype."""
     return dtype is torch.bfloat16 or "float8" in str(dtype)
 
 
@@ -64,7 +65,7 @@ def versions_of(model: nn.Module) -> list[tuple[int, int]]:
 
 def classes_of(model: nn.Module) -> tuple[list[type], list[str]]:
     """The classes of a model's modules: those to know by their source, and those of published packages by version."""
-    kinds = dict.fromkeys(type(module) for module in model.modules())
+    kinds = dict.fromkeys(type(inside(module)) for module in named_layers(model).values())
     own, published = [], []
     for kind in kinds:
         package = kind.__module__.split(".", 1)[0]
@@ -126,7 +127,7 @@ _WRAPPED: Sequence[str] = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wra
 
 def float_array(tensor: Tensor) -> NDArray[Any]:
     """A tensor's values on the host; those of dtypes that NumPy has not as float32."""
-    return (tensor.float() if _is_foreign(tensor.dtype) else tensor).numpy(force=True)
+    return (tensor.float() if is_foreign(tensor.dtype) else tensor).numpy(force=True)
 
 
 def tensor_beside(array: NDArray[Any], beside: Tensor) -> Tensor:

@@ -16,13 +16,11 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kdhooks.cache import Codec, Store, StoreError, TeacherStore, row_keys, structure
 from kdhooks.cache.maintenance import prune, verify
 from kdhooks.cache.pages import DamageError
-from kdhooks.cache.sealing import seal, seal_many, split, unseal, unseal_many, unsealed_table
+from kdhooks.cache.sealing import seal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -178,10 +176,6 @@ def leaf_and_overflow(path: Path) -> tuple[int, int]:
     raise AssertionError
 
 
-def node(data: bytes, page: int, key: bytes) -> int:
-    return data.index(key, page) - 8
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -298,33 +292,6 @@ def test_a_pickle_as_a_row_or_as_a_record_is_bytes_and_nothing_else(tmp_path: Pa
         assert space.get_many([b"key"]) == [trap]
         assert space.record() is None
     assert not (tmp_path / "unpickled").exists()
-
-
-ROWS = st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=600)), min_size=1, max_size=6)
-
-
-@given(ROWS, st.integers(0, 1 << 30), st.integers(1, 255))
-def test_any_flipped_byte_of_any_row_is_found(rows: list[tuple[bytes, bytes]], where: int, flip: int) -> None:
-    keys, payloads = [key for key, _ in rows], [payload for _, payload in rows]
-    stored = seal_many(keys, payloads)
-    assert unseal_many(keys, stored) == payloads
-    one = where % len(rows)
-    damaged = bytearray(stored[one])
-    damaged[(where >> 4) % len(damaged)] ^= flip
-    stored[one] = bytes(damaged)
-    assert unseal_many(keys, stored) == [*payloads[:one], None, *payloads[one + 1 :]]
-    assert unsealed_table(keys, stored) is None
-
-
-@given(st.integers(1, 40), st.integers(1, 600), st.integers(1, 20), st.integers(0, 1 << 30))
-def test_a_table_says_the_same_as_its_rows(count: int, size: int, key_size: int, where: int) -> None:
-    draw = np.random.default_rng(where)
-    keys, payloads = [draw.bytes(key_size) for _ in range(count)], [draw.bytes(size) for _ in range(count)]
-    stored = seal_many(keys, payloads)
-    table = unsealed_table(keys, stored)
-    assert table is not None and split(table) == payloads == [unseal(*pair) for pair in zip(keys, stored, strict=True)]
-    turned = keys[1:] + keys[:1]
-    assert (turned == keys) or unsealed_table(turned, stored) is None  # a row under another key
 
 
 @pytest.mark.parametrize("codec", [Codec("float16", top_k=3), Codec("int8"), Codec()])
