@@ -87,7 +87,7 @@ class LayerPrecision:
     def forward(self) -> AbstractContextManager[Any]:
         """Around a forward: cast weights stand in for the weights, and no variable of the model is changed."""
         casts = self._casts.get(self.now or "")
-        if not casts:
+        if not casts or tf.executing_eagerly():  # a layer whose `call` is a function would keep them beyond the run
             return nullcontext()
         scope = keras.StatelessScope(initialize_variables=False)
         # not by its constructor, which would cast them back to the weights' own dtype

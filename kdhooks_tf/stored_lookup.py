@@ -40,6 +40,9 @@ WAITING = 64
 BATCHES = 3
 """So many computed batches are compared with what the codec makes of them."""
 
+_ALONE = threading.Lock()
+"""Replicas run at the same time, and all teachers share what is known of a batch."""
+
 _COMPILED = (
     "distillation.cache asks Python for the outputs at every step, and a function that XLA compiles can't: leave "
     "jit_compile=True out, or let them come with the data: kdhooks_tf.stored_outputs(dataset, store)"
@@ -55,7 +58,6 @@ class Lookups:
 
     def __init__(self, teacher: StoredTeacher) -> None:
         self._teacher = teacher
-        self._alone = threading.Lock()  # replicas run at the same time
         self._number = 0
         self._waiting: dict[int, tuple[Rows, KeyedBatch, Lookup]] = {}
         self._compared: list[tuple[float, float]] = []
@@ -148,7 +150,7 @@ class Lookups:
 
     def _look(self, step: Step, effect: str, traced: Step) -> tuple[Any, Any]:
         """The number of the lookup, -1 where there is no store, and the missing rows."""
-        with self._alone:
+        with _ALONE:
             teacher = self._teacher
             rows = teacher.rows_in_use(effect)
             if rows is not None:
@@ -174,7 +176,7 @@ class Lookups:
     def _complete(self, number: int, computed: Mapping[str, Any], names: tuple[str, ...] = ()) -> Mapping[str, Any]:
         """The outputs of the whole batch, [N, ...], as the teacher gives them; those of top-k as such."""
         teacher = self._teacher
-        with self._alone:
+        with _ALONE:
             if number not in self._waiting:
                 return {name: self._as_logits(name, array) for name, array in computed.items()}
             rows, batch, found = self._waiting.pop(number)

@@ -19,6 +19,7 @@ import tensorflow as tf
 from kdhooks.config.model import AskedPrecision, Precision
 from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
+from kdhooks.messages import logger
 from kdhooks.speed import Choice
 from kdhooks_tf.layer_precision import DTYPES, LayerPrecision
 from kdhooks_tf.outputs import as_call
@@ -114,6 +115,8 @@ class Teacher(Hook):
                 return tried[precision](self.taps, None, batch.args, batch.kwargs)
 
         if self._choice is None:
+            if batch is None:
+                logger.warning("precision: auto has no batch of numbers to be timed on here: the teacher runs in fp32")
             self._run_in("fp32" if batch is None else fastest(candidates(), forward, batch))
         chosen = self._choice.precision if self._choice is not None else None
         if chosen in DTYPES and batch is not None:
