@@ -108,10 +108,13 @@ def reads(folder: Path, keys: np.ndarray[Any, np.dtype[np.uint8]], rounds: int) 
         def ours(batch: list[bytes]) -> None:
             assert None not in outputs.space.get_many(batch)
 
+        def unsplit(batch: list[bytes]) -> None:
+            assert isinstance(outputs.space.get_table(batch), np.ndarray)
+
         def decoded(batch: list[bytes]) -> None:
             assert len(outputs.lookup(batch).rows["logits"].values) == len(batch)
 
-        sides = {"lmdb": theirs, "get_many": ours, "lookup": decoded}
+        sides = {"lmdb": theirs, "get_many": ours, "get_table": unsplit, "lookup": decoded}
         times: dict[str, list[float]] = {name: [] for name in sides}
         for number, batches in enumerate(drawn(keys, rounds + 2)):
             order = list(sides) if number % 2 else list(sides)[::-1]
@@ -122,7 +125,7 @@ def reads(folder: Path, keys: np.ndarray[Any, np.dtype[np.uint8]], rounds: int) 
     copy.unlink()
     count = BATCH * ROUND
     result: dict[str, Any] = {f"{name}_rows_per_s": count / statistics.median(times[name]) for name in sides}
-    for name in ("get_many", "lookup"):
+    for name in ("get_many", "get_table", "lookup"):
         ratios = [mine / own for mine, own in zip(times["lmdb"], times[name], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         result[f"{name}_rate_over_lmdb"] = middle

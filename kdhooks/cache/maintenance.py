@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ from kdhooks.cache import folder as folders
 from kdhooks.cache.environment import Environment, acquire, record_key, rows_key
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.problems import StoreError, reason_of
-from kdhooks.cache.sealing import unseal
+from kdhooks.cache.sealing import undamaged
 from kdhooks.cache.store import read_record
 from kdhooks.cache.teacher_store import TeacherStore
 
 Progress = Callable[[int], Any]
 """Called with how many rows were done since the last call."""
 
-_AT_ONCE = 20_000
+_AT_ONCE = 4096
 _SPACES = 4096
 
 
@@ -120,7 +120,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
             if record is not None and read_record(name, record) is None:
                 damage = (*damage, f"the record of the space {name} is damaged")
             for rows in _chunks(environment.rows(name)):
-                wrong = sum(unseal(key, row) is None for key, row in rows)
+                wrong = undamaged(rows).count(False)
                 if wrong:
                     bad[name] = bad.get(name, 0) + wrong
                 done += len(rows)
@@ -249,7 +249,7 @@ def _copy(old: Environment, path: Path, kept: dict[str, Any], progress: Progress
             with new.begin(write=True) as transaction:
                 transaction.put(record_key(name), record)
             for rows in _chunks(old.rows(name)):
-                good = [(key, row) for key, row in rows if unseal(key, row) is not None]
+                good = list(compress(rows, undamaged(rows)))
                 with new.begin(db=table, write=True) as transaction, transaction.cursor() as cursor:
                     cursor.putmulti(good, append=True)
                 if progress is not None:

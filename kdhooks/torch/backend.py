@@ -20,9 +20,11 @@ from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
+from kdhooks.stored.shared import shared_store
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
 from kdhooks.torch.monitor import Monitor
+from kdhooks.torch.stored_teacher import StoredTeacher
 from kdhooks.torch.taps import Taps, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
 
@@ -72,20 +74,32 @@ class TorchBackend:
         for criterion in criteria:
             if hasattr(criterion, "bind"):
                 criterion.bind(bound)
+        for teacher in teachers.values():
+            if hasattr(teacher, "follow_criteria"):
+                teacher.follow_criteria(criteria)
 
-    def teachers(
-        self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf
-    ) -> dict[str, Teacher]:
-        """The teachers by name, not yet attached."""
+    def teachers(self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf) -> dict[str, Any]:
+        """The teachers by name, not yet attached; behind a store where the configuration has one."""
+        teachers = self._teachers(models, student, conf)
+        shared = shared_store(conf, follows_student=conf.settings.distillation.teacher.ema is not None)
+        if shared is None:
+            return teachers
+        return {name: StoredTeacher(teacher, name, shared, student) for name, teacher in teachers.items()}
+
+    def _teachers(self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf) -> dict[str, Any]:
         settings = conf.settings.distillation.teacher
+        speed: dict[str, Any] = {
+            key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex")
+        }
+        speed["outputs"] = conf.settings.model.outputs
         if settings.ema is None:
-            return {name: Teacher(model, student, precision=settings.precision) for name, model in models.items()}
+            return {name: Teacher(model, student, **speed) for name, model in models.items()}
         path = "distillation.teacher.ema"
         if len(models) > 1:
             raise conf.problem(path, f"one teacher can be an average of the student, and {len(models)} are set")
         name, model = next(iter(models.items()), ("teacher", None))
         try:
-            return {name: MeanTeacher(student, settings.ema, model, precision=settings.precision)}
+            return {name: MeanTeacher(student, settings.ema, model, **speed)}
         except ModelError as error:
             advice = "Leave teacher_model unset: the average begins as the student."
             raise conf.problem(path, str(error), advice) from None
@@ -212,6 +226,12 @@ class TorchBackend:
         from kdhooks.torch.train_loop import train
 
         train(distiller)
+
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the training data has in all, and its batches, each row once an epoch."""
+        from kdhooks.torch.stored_building import training_inputs
+
+        return training_inputs(distiller, epochs)
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks.config.model import AskedPrecision
 from kdhooks.criterion import Step
 from kdhooks.errors import CheckpointError, ModelError
 from kdhooks.torch.taps import Key, drop_dead_hooks
@@ -29,7 +28,7 @@ class MeanTeacher(Teacher):
         student: whose average it is.
         decay: the share of the old average that stays.
         model: what to begin from, of the student's own architecture; None is a copy of the student.
-        precision: as for any teacher.
+        speed: how it runs, as for any teacher: ``precision``, ``channels_last`` and so on.
 
     Raises:
         ModelError: `model` has other parameters than the student.
@@ -40,8 +39,7 @@ class MeanTeacher(Teacher):
         student: nn.Module,
         decay: float,
         model: nn.Module | None = None,
-        *,
-        precision: AskedPrecision | None = None,
+        **speed: Any,
     ) -> None:
         root = inside(student)
         if model is None:
@@ -53,7 +51,7 @@ class MeanTeacher(Teacher):
                 f"with ema the teacher is an average of the student, and {type(inside(model)).__name__} has other "
                 f"parameters than {type(root).__name__}"
             )
-        super().__init__(model, student, precision=precision)
+        super().__init__(model, student, **speed)
         self.decay = decay
         self._root = root
         self._seen: list[int] | None = None  # None until the first loss: weights may be loaded before it
@@ -70,6 +68,7 @@ class MeanTeacher(Teacher):
     def on_epoch_end(self) -> None:
         """Take in the epoch's last step."""
         self.follow()
+        super().on_epoch_end()
 
     def on_train_end(self) -> None:
         """Take in the last step, and leave the average as an ordinary model."""

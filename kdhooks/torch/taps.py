@@ -119,7 +119,7 @@ def drop_dead_hooks(*modules: nn.Module) -> None:
                 module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
-class _Hook:
+class ForwardHook:
     """A hook that only works where it was put."""
 
     def __deepcopy__(self, memo: Any) -> Gone:
@@ -131,10 +131,10 @@ class _Hook:
 
 def is_ours(hook: Any) -> bool:
     """Whether a hook is one that captures, and changes nothing."""
-    return isinstance(hook, (_Hook, Gone))
+    return isinstance(hook, (ForwardHook, Gone))
 
 
-class _Begin(_Hook):
+class _Begin(ForwardHook):
     """On the root, before its forward."""
 
     def __init__(self, taps: Taps) -> None:
@@ -150,7 +150,7 @@ class _Begin(_Hook):
             self.taps.begin()
 
 
-class _End(_Hook):
+class _End(ForwardHook):
     """On the root, after its forward."""
 
     def __init__(self, taps: Taps) -> None:
@@ -161,7 +161,7 @@ class _End(_Hook):
             self.taps.inside = False
 
 
-class _Output(_Hook):
+class _Output(ForwardHook):
     """On a layer, after its forward."""
 
     def __init__(self, taps: Taps, slot: Slot) -> None:

@@ -6,53 +6,101 @@ student: they are in eval mode only while the teacher's forward runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from kdhooks.config.model import AskedPrecision
+from kdhooks.config.model import AskedPrecision, Switch, TeacherSettings
 from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
+from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
-from kdhooks.torch.placement import DTYPES
+from kdhooks.torch.overlap import Move, Overlap, overlapped
 from kdhooks.torch.taps import Key
+from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest
+from kdhooks.torch.teacher_first import first_forward, generators_kept
+from kdhooks.torch.teacher_speed import Subject, Way, way_for
 from kdhooks.torch.teacher_taps import TeacherTaps
 
 
 class Teacher(Hook):
     """One frozen teacher, called as a function of its input.
 
+    How it runs is settled at its first forward, and nothing is timed or copied before.
+
     Args:
         model: the teacher.
         student: the student, to know which modules and parameters are shared.
         precision: of its own autocast, or None to follow the autocast around the call.
+        channels_last: whether its maps lie in memory as [N, H, W, C].
+        compile: whether its forward is compiled.
+        ipex: whether it is optimized by Intel's extension.
+        outputs: what it calls its logits (``model.outputs``).
     """
 
-    def __init__(self, model: nn.Module, student: nn.Module, *, precision: AskedPrecision | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        student: nn.Module,
+        *,
+        precision: AskedPrecision | None = None,
+        channels_last: Switch = False,
+        compile: bool = False,
+        ipex: Switch = False,
+        outputs: tuple[str, ...] = (),
+    ) -> None:
         self.model = model
         self._student = student
-        self._precision = precision
+        self._asked = TeacherSettings(precision, channels_last, compile, ipex)
+        self._outputs = outputs
         self._own: list[nn.Module] = []
-        self._shared: list[nn.Module] = []
-        self._shares = False
+        self._subject = Subject(model)
         self._modes: list[bool] = []
         self._unfrozen: list[nn.Parameter] = []
         self.taps: TeacherTaps | None = None
+        self._way: Way | None = None
+        self._choice: Choice | None = None
+        self._adopted: Choice | None = None
+        self._move: Move | None = None
+        self._overlap: Overlap | None = None
+
+    @property
+    def choice(self) -> Choice | None:
+        """How the teacher runs; None until the first forward, `settle` or `adopt` has decided it."""
+        return self._choice or self._adopted
+
+    @property
+    def chosen(self) -> Choice | None:
+        """What ``auto`` became, for a state; None where nothing was left to it, or nothing is decided yet."""
+        return self.choice if has_auto(self._asked) else None
+
+    def settle(self, value: Any) -> Choice:
+        """Decide how the teacher runs, where that is not decided yet.
+
+        Args:
+            value: an input of the teacher, on which ``auto`` times its candidates.
+        """
+        if self._choice is None:
+            self._choice = agreed(lambda: self._chosen_for(value)) if has_auto(self._asked) else self._completed()
+        return self._choice
+
+    def adopt(self, choice: Choice) -> None:
+        """Run as was chosen before, in what is left to ``auto``; what the configuration sets stays."""
+        self._adopted, self._choice = completed(self._asked, choice), None
+        self._leave_way()
 
     def on_train_begin(self) -> None:
         """Put the teacher's own modules into eval mode and freeze its own parameters."""
         of_student = {id(module) for module in self._student.modules()}
         modules = list(self.model.modules())
         self._own = [module for module in modules if id(module) not in of_student]
-        self._shared = [module for module in modules if id(module) in of_student]
+        shared = tuple(module for module in modules if id(module) in of_student)
         self._modes = [module.training for module in self._own]
-        theirs = {id(parameter) for parameter in self._student.parameters()}
+        theirs = frozenset(id(parameter) for parameter in self._student.parameters())
         # a tied head may share its weight only, with a module of its own on each side
-        self._shares = bool(self._shared) or any(id(parameter) in theirs for parameter in self.model.parameters())
+        shares = bool(shared) or any(id(parameter) in theirs for parameter in self.model.parameters())
+        self._subject = Subject(self.model, shared, theirs, shares)
         self._unfrozen = [
             p for p in self.model.parameters() if p.requires_grad and id(p) not in theirs and not p.is_inference()
         ]
@@ -61,14 +109,29 @@ class Teacher(Hook):
         self._eval()
         self._place()
 
+    def on_epoch_begin(self, epoch: int) -> None:
+        """Look at the weights again: a write past torch's counters is found once an epoch."""
+        if self._way is not None:
+            self._way.doubt()
+
+    def on_epoch_end(self) -> None:
+        """The same, for loops that say where an epoch ends only."""
+        if self._way is not None:
+            self._way.doubt()
+
     def on_train_end(self) -> None:
         """Give every module its mode back, and every parameter its gradient."""
+        self.untap()
+        self._leave_way()
+        if self._overlap is not None:
+            self._overlap.detach()
+            self._overlap = None
         for module, mode in zip(self._own, self._modes, strict=True):
             module.training = mode
         for parameter in self._unfrozen:
             parameter.requires_grad_(True)
-        self._own, self._shared, self._modes, self._unfrozen = [], [], [], []
-        self.untap()
+        self._own, self._modes, self._unfrozen = [], [], []
+        self._subject = Subject(self.model)
 
     def tap(self) -> TeacherTaps:
         """What captures the teacher's layers; one for all criteria."""
@@ -96,23 +159,58 @@ class Teacher(Hook):
         self._forward(value, layers)
 
     def _forward(self, value: Any, layers: frozenset[Key] | None) -> Any:
+        args, kwargs = self._received(value)
+        if self._way is not None:
+            return self._way.run(self.taps, layers, args, kwargs)
+        way = way_for(self._subject, self.settle(value))
+        try:
+            output = first_forward(way, self.taps, layers, args, kwargs, self._outputs)
+        except BaseException:
+            way.end()
+            raise
+        self._way = way
+        return output
+
+    def _received(self, value: Any) -> tuple[Any, dict[str, Any]]:
+        """The arguments of the model, in eval mode, where and as it wants them."""
         if self._own and self._own[0].training:  # somebody called train() on a model around it
             self._eval()
         args, kwargs = as_call(value)
-        if self._move is not None:
-            if isinstance(value, Tensor):  # the common case, without a walk through nests
-                args = (self._move(value),)
-            else:
-                args, kwargs = map_tensors(self._move, args), map_tensors(self._move, kwargs)
-        run = self.model if self.taps is None else partial(self.taps.run, layers)
-        if not self._shares and self._precision is None:
-            with torch.no_grad():
-                return run(*args, **kwargs)
-        with torch.no_grad(), self._autocast(args, kwargs), self._shared_in_eval():
-            return run(*args, **kwargs)
+        if self._move is None:
+            return args, kwargs
+        if isinstance(value, Tensor):  # the common case, without a walk through nests
+            return (self._move(value),), kwargs
+        return map_tensors(self._move, args), map_tensors(self._move, kwargs)
+
+    def _completed(self) -> Choice:
+        """What is asked for, where nothing is left to choose."""
+        return completed(self._asked, Choice())
+
+    def _chosen_for(self, value: Any) -> Choice:
+        """What was adopted, or the quickest of the candidates on this input."""
+        found = candidates(self._asked, self.model)
+        if self._adopted is not None:
+            return self._adopted
+        if self._subject.sharded or self._subject.compiled:  # timing would need the other ranks, or compile it anew
+            found = [replace(found[0], channels_last=self._asked.channels_last is True)]
+        args, kwargs = self._received(value)
+
+        def ready(choice: Choice) -> Any:
+            way = way_for(self._subject, replace(choice, compile=False))
+            return lambda: way.run(None, None, args, kwargs)
+
+        with generators_kept():
+            return quickest(found, ready, type(self.model).__name__)
+
+    def _leave_way(self) -> None:
+        way, self._way = self._way, None
+        if way is not None:
+            way.end()
+        if self.taps is not None:
+            self.taps.compiled = None
 
     def _eval(self) -> None:
-        if self._shared:
+        if self._subject.modules:
             for module in self._own:
                 module.training = False
         else:
@@ -124,43 +222,7 @@ class Teacher(Hook):
         tensors = [*self.model.parameters(), *self.model.buffers()]
         if tensors and not hasattr(self.model, "hf_device_map"):
             floats = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
-            self._move = moved(tensors[0].device, floats[0] if floats else None)
-
-    def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
-        device = _first_device((args, kwargs))
-        if self._precision is None or device is None:
-            # autocast would keep a cast copy of a shared weight that was made without a graph, and the
-            # student's next forward in the same block would train nothing through it
-            return _uncached_autocast() if torch.is_autocast_enabled(device or "cpu") else nullcontext()
-        dtype = DTYPES.get(self._precision)
-        return torch.autocast(device, dtype, enabled=dtype is not None, cache_enabled=not self._shares)
-
-    @contextmanager
-    def _shared_in_eval(self) -> Iterator[None]:
-        training = [module for module in self._shared if module.training]
-        with ExitStack() as stack:
-            for module in training:
-                stack.callback(setattr, module, "training", True)
-                module.training = False
-            yield
-
-
-@contextmanager
-def _uncached_autocast() -> Iterator[None]:
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(before)
-
-
-def _first_device(value: Any) -> str | None:
-    found: list[str] = []
-
-    def look(tensor: Tensor) -> Tensor:
-        found.append(tensor.device.type)
-        return tensor
-
-    map_tensors(look, value)
-    return found[0] if found else None
+            device = tensors[0].device
+            self._move = moved(device, floats[0] if floats else None)
+            self._overlap = overlapped(self._move, device, self._student)
+            self._move = self._overlap or self._move

@@ -10,6 +10,8 @@ from torch import nn
 
 from kdhooks.messages import logger
 from kdhooks.torch.taps import Key, Slot, Taps, copied
+from kdhooks.torch.teacher_compile import Compiled
+from kdhooks.torch.wrappers import something_was_traced
 
 
 class _Stop(BaseException):
@@ -21,11 +23,16 @@ class TeacherTaps(Taps):
 
     The first forward runs whole, to learn in which order layers are called and how often. A compiled teacher is
     compiled once more without its output: what lies behind the deepest layer is then no part of its graph.
+
+    Attributes:
+        listening: whether a forward of ours is under way.
+        compiled: what runs in place of the model, where we have compiled it.
     """
 
     def __init__(self, model: nn.Module, role: str = "teacher") -> None:
         super().__init__(model, role)
         self.listening = False
+        self.compiled: Compiled | None = None
         self._wanted: frozenset[Key] | None = None
         self._order: list[Key] = []
         self._learned: list[Key] = []
@@ -84,10 +91,12 @@ class TeacherTaps(Taps):
         """
         self.begin()
         self._order, self._wanted, self._stop = [], layers, None
-        model = self.model
+        model: Any = self.compiled or self.model
         if layers is not None and self._ends_early:
             self._stop = self._last_of(layers)
-            if self._compiled is not None:
+            if self.compiled is not None:
+                model = self.compiled.without_output
+            elif self._compiled is not None:
                 model = self._compiled
         self.listening = True
         try:
@@ -104,6 +113,13 @@ class TeacherTaps(Taps):
     def order(self) -> list[Key]:
         """The layers that the last whole forward called, in the order of their last calls."""
         return list(dict.fromkeys(reversed(self._learned)))[::-1]
+
+    def _trace_again(self, what: str) -> None:
+        """Hooks come or go: graphs that torch files below the model's own functions have them, or lack them."""
+        if self.compiled is not None and something_was_traced():
+            torch.compiler.reset()
+        else:
+            super()._trace_again(what)
 
     def _close_shards(self) -> None:
         """End the forward of modules under `fully_shard` that were left in its middle, the inner ones first."""

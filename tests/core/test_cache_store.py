@@ -187,7 +187,7 @@ def test_foreign_folders_and_newer_formats(
 def test_a_foreign_file_of_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     filled(tmp_path)
     (tmp_path / "rows-1.mdb").write_bytes(b"\x80\x04cos\nsystem\n" * 5000)
-    reason = "its file rows-1.mdb is damaged; delete the folder, and it is filled again"
+    reason = "its file rows-1.mdb is damaged (it is no LMDB file); delete the folder, and it is filled again"
     assert unused(tmp_path, caplog) == NO_USE.format(path=tmp_path, reason=reason)
 
 

@@ -152,15 +152,15 @@ def test_outputs_handed_in_without_models(given: Any, name: str, output: Any) ->
 def test_a_teacher_runs_once_and_on_its_own_input() -> None:
     seen: list[Any] = []
 
-    def teacher(value: Any) -> str:
-        seen.append(value)
+    def teacher(value: Any, step: Step) -> str:
+        seen.append((value, step.index))
         return "said"
 
     step = Step(0, "input", None, teachers={"a": teacher, "b": teacher})
     assert step.names() == ("a", "b")
     assert [step.teacher("a"), step.teacher("a")] == ["said", "said"]
-    assert Step(0, "input", None, teacher_input="other", teachers={"a": teacher}).teacher("a") == "said"
-    assert seen == ["input", "other"]
+    assert Step(1, "input", None, teacher_input="other", teachers={"a": teacher}).teacher("a") == "said"
+    assert seen == [("input", 0), ("other", 1)]
 
 
 def test_outputs_for_some_teachers_only() -> None:

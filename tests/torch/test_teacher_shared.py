@@ -175,7 +175,7 @@ def test_casts_of_shared_weights_are_not_kept(precision: Any, shared: str) -> No
     model = Watching(student if shared == "module" else inner)
     with attached(model, student, precision=precision) as teacher, torch.autocast("cpu", torch.bfloat16):
         teacher(torch.randn(2, 6))
-    assert seen == [shared == "nothing"]
+    assert set(seen) == {shared == "nothing"}  # with those that look at the difference to full precision
 
 
 def test_autocasts_cache_is_on_again_after_a_shared_teacher() -> None:

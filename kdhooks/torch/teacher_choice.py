@@ -1,0 +1,153 @@
+"""What ``auto`` becomes: how a teacher runs, chosen once, on rank 0, by timing the first batch.
+
+Rules: candidates are tried best-first; a candidate that is clearly behind runs twice, the others three times, so four
+candidates cost at most twelve forwards. Nothing is timed where there is nothing to choose. Low precision is tried only
+where the device computes in it by itself, and fp16 never on a CPU. Every rank gets the choice of rank 0, so where
+``auto`` stands all ranks must run their teacher for the first time at the same step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from kdhooks.config.model import TeacherSettings
+from kdhooks.messages import logger
+from kdhooks.speed import Choice, Precision
+from kdhooks.torch.teacher_copies import has_maps
+
+__all__ = ["Choice", "agreed", "candidates", "completed", "has_auto", "quickest"]
+
+_OWN: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+_CODES: tuple[Precision | None, ...] = (None, "fp32", "bf16", "fp16")
+_BEHIND = 1.25
+"""A candidate that takes so many times as long as the best is not timed a second time."""
+_SLOW = 1.0
+"""Seconds; what takes longer is timed once."""
+
+
+def has_auto(asked: TeacherSettings) -> bool:
+    """Whether something is left to a choice."""
+    return "auto" in (asked.precision, asked.channels_last, asked.ipex)
+
+
+def completed(asked: TeacherSettings, choice: Choice) -> Choice:
+    """What is asked for, and in what is left to ``auto`` the choice."""
+    return Choice(
+        choice.precision if asked.precision == "auto" else asked.precision,
+        choice.channels_last if asked.channels_last == "auto" else asked.channels_last,
+        asked.compile,
+        choice.ipex if asked.ipex == "auto" else asked.ipex,
+    )
+
+
+def candidates(asked: TeacherSettings, model: nn.Module) -> list[Choice]:
+    """The ways to run a model that come into question, the one that is likely to be quickest first."""
+    precisions: list[Any] = _precisions(model) if asked.precision == "auto" else [asked.precision]
+    orders: list[Any] = [asked.channels_last]
+    if asked.channels_last == "auto":
+        orders = [True, False] if has_maps(model) else [False]
+    ipex = asked.ipex is True
+    return [Choice(precision, order, asked.compile, ipex) for precision, order in product(precisions, orders)]
+
+
+def _precisions(model: nn.Module) -> list[Precision]:
+    """Those to try: of a model whose weights are in a low precision already, that one alone."""
+    floats = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    own = _OWN.get(floats[0].dtype) if floats else None
+    if own is not None:
+        return [own]
+    low = low_precision(floats[0].device) if floats else None
+    return ["fp32"] if low is None else [low, "fp32"]
+
+
+def low_precision(device: torch.device) -> Precision | None:
+    """The low precision in which a device computes by itself, or None."""
+    if device.type == "cpu":
+        return "bf16" if _cpu_computes_bf16() else None
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    supported = getattr(getattr(torch, device.type, None), "is_bf16_supported", None)
+    return "bf16" if supported is not None and supported() else None
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether the processor has instructions for bf16; elsewhere it is converted to and fro, and slower."""
+    x86 = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    if any(getattr(torch.cpu, name, bool)() for name in x86):
+        return True
+    capabilities: dict[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # torch 2.10 knows other processors as well
+    return bool(capabilities.get("bf16", False))
+
+
+def quickest(found: list[Choice], ready: Callable[[Choice], Callable[[], object]], kind: str) -> Choice:
+    """The candidate whose forward takes the least time; says so in one line.
+
+    Args:
+        found: the candidates, the likeliest first.
+        ready: makes a candidate's forward.
+        kind: names the teacher in the message.
+    """
+    if len(found) == 1:
+        logger.info("the teacher %s runs in %s: there is nothing else to choose from here", kind, found[0])
+        return found[0]
+    seconds: dict[Choice, float] = {}
+    for choice in found:
+        try:
+            seconds[choice] = _time(ready(choice), min(seconds.values(), default=float("inf")))
+        except Exception as error:  # a model that can't run in one of them can in another
+            logger.debug("the teacher %s can't run in %s: %s", kind, choice, error)
+    if not seconds:  # the step's own forward shall raise it
+        return found[-1]
+    best = min(seconds, key=lambda choice: seconds[choice])
+    others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
+    spent = 1000 * seconds[best]
+    logger.info("the teacher %s runs in %s: %.1f ms for the first batch (%s)", kind, best, spent, others)
+    return best
+
+
+def _time(forward: Callable[[], object], best: float) -> float:
+    """The seconds of a forward, after one that is not counted."""
+    forward()
+    first = _once(forward)
+    return first if first > _BEHIND * best or first > _SLOW else min(first, _once(forward))
+
+
+def _once(forward: Callable[[], object]) -> float:
+    _finish()
+    start = time.perf_counter()
+    forward()
+    _finish()
+    return time.perf_counter() - start
+
+
+def _finish() -> None:
+    """Wait for the accelerator, where there is one in use."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def agreed(choose: Callable[[], Choice]) -> Choice:
+    """What rank 0 chooses, on every rank; alone, what this process does."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return choose()
+    group: Any = dist.new_group(backend="gloo")  # never waits for the accelerator
+    row = torch.zeros(4, dtype=torch.int64)
+    try:
+        if dist.get_rank() == 0:
+            choice = choose()
+            numbers = [_CODES.index(choice.precision), choice.channels_last, choice.compile, choice.ipex]
+            row = torch.tensor([int(number) for number in numbers])
+    finally:  # the others wait for it even where choosing failed
+        dist.broadcast(row, 0, group=group)
+        dist.destroy_process_group(group)
+    precision, *flags = row.tolist()
+    return Choice(_CODES[precision], *map(bool, flags))

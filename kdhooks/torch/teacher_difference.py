@@ -1,0 +1,107 @@
+"""How far a teacher in low precision is from itself in full precision, on the first batch, in one line.
+
+It costs one forward in full precision, and nothing at later steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdhooks.errors import ModelError
+from kdhooks.torch.outputs import logits_of, map_tensors
+from kdhooks.torch.teacher_taps import TeacherTaps
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one forward gave.
+
+    Attributes:
+        output: of the model, or None where its forward was ended.
+        features: what was captured, by layer; ``layer:input`` is a layer's input.
+    """
+
+    output: Any
+    features: dict[str, list[Tensor]]
+
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [*_tensors(self.output), *(one for several in self.features.values() for one in several)]
+
+
+def seen(output: Any, taps: TeacherTaps | None) -> Seen:
+    """An output, and what was captured on the way to it."""
+    slots = {} if taps is None else taps.slots
+    return Seen(
+        output,
+        {name + (":input" if of_input else ""): _tensors(slots[name, of_input].calls) for name, of_input in slots},
+    )
+
+
+def agree(one: Seen, other: Seen, *, bitwise: bool) -> bool:
+    """Whether two forwards gave the same.
+
+    Args:
+        one: of a forward.
+        other: of another.
+        bitwise: to the last bit, or else within 5%, as far as another order of sums takes a deep model.
+    """
+    pairs = list(zip(one.tensors(), other.tensors(), strict=False))
+    if len(one.tensors()) != len(other.tensors()) or any(a.shape != b.shape or a.dtype != b.dtype for a, b in pairs):
+        return False
+    if bitwise:
+        return all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    return all(not a.is_floating_point() or _relative(a, b) < 0.05 for a, b in pairs)
+
+
+def difference(low: Seen, full: Seen, keys: Sequence[str]) -> str:
+    """What to say about the two, or nothing where they have nothing in common to compare.
+
+    Args:
+        low: in low precision.
+        full: in full precision.
+        keys: what the model calls its logits.
+    """
+    parts = []
+    with suppress(ModelError):  # the forward ended before them, or this teacher has none
+        parts.append(_of_logits(logits_of(low.output, keys).float(), logits_of(full.output, keys).float()))
+    for layer, tensors in low.features.items():
+        pairs = list(zip(tensors, full.features.get(layer, []), strict=False))
+        errors = [_relative(one, other) for one, other in pairs if one.is_floating_point() and one.shape == other.shape]
+        if errors:
+            parts.append(f"features of {layer or 'the whole model'} by {max(errors):.2%}")
+    return "; ".join(parts)
+
+
+def _of_logits(low: Tensor, full: Tensor) -> str:
+    """Largest and mean difference of logits [N, C], [N, T, C] or [N, C, H, W], and where both have one answer."""
+    apart = (low - full).abs()
+    axis = 1 if low.ndim >= 4 else -1
+    same = (low.argmax(axis) == full.argmax(axis)).float()
+    return (
+        f"logits differ by at most {float(apart.max()):.3g} (mean {float(apart.mean()):.2g}), "
+        f"the largest is the same in {float(same.mean()):.1%} of {same.numel()}"
+    )
+
+
+def _relative(low: Tensor, full: Tensor) -> float:
+    """The norm of the difference as a share of the norm."""
+    low, full = low.double(), full.double()
+    return float((low - full).norm() / full.norm().clamp(min=1e-30))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def take(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(take, value)
+    return found
