@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from kdhooks.clock import Clock
 from kdhooks.errors import MissingPackageError, ModelError
+from kdhooks.ledger import Stopwatch
 
 _MODULES = {"pytorch": "kdhooks.torch.backend", "tensorflow": "kdhooks_tf.backend"}
 
@@ -63,6 +64,9 @@ class Backend(Protocol):
 
     def clock(self, student: Any) -> Clock:
         """What counts the losses of a run of this student."""
+
+    def stopwatch(self, student: Any) -> Stopwatch:
+        """What times the steps of this student, without waiting for the device that it is on."""
 
     def total(self, objective: Any, step: Any, student_loss: Any) -> tuple[Any, tuple[str, ...], list[Any]]:
         """What `kdhooks.criterion.Objective.total` returns, in the framework's own way of weighing."""

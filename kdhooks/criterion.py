@@ -228,11 +228,12 @@ class Objective:
         if self._looks_inside:
             step.demand([term for term, _ in live])
         for term, factor in live:
-            value, weighted = weigh(factor, partial(term.compute, step))
+            with step.ledger.part("losses"):
+                value, weighted = weigh(factor, partial(term.compute, step))
+                if term.balance is not None:
+                    weighted = term.balance(step, student_loss, value) * weighted
             names.append(term.name)
             values.append(value)
-            if term.balance is not None:
-                weighted = term.balance(step, student_loss, value) * weighted
             total = weighted if total is None else total + weighted
         if total is None:  # everything has weight 0: a zero that still belongs to the student's graph
             total = student_loss * 0

@@ -6,7 +6,7 @@ must be undone is a `Hook`. This file only says when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,16 +17,16 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import Step, as_criteria, teachers_by_name
 from kdhooks.errors import UsageError
 from kdhooks.evaluation import read_score
+from kdhooks.findings import Findings
 from kdhooks.history import History
 from kdhooks.hooks import RemovableHandle, UserHooks
 from kdhooks.messages import logger
 from kdhooks.pairs.stored import stored_features
-from kdhooks.participants import Participants
 from kdhooks.replayed_epochs import ReplayedEpochs
 from kdhooks.run import Evaluate, Run
 
 
-class Distillation(Participants):
+class Distillation(Findings):
     """Knowledge distillation for the training loop that you already have.
 
     Args:
@@ -69,44 +69,6 @@ class Distillation(Participants):
         self._pending_state: Mapping[str, Any] | None = None
         self._fitting = False
 
-    # ---- what a run found --------------------------------------------------------------------------
-
-    @property
-    def losses(self) -> dict[str, float]:
-        """The last step's components by name, unweighted, and ``total``; reading waits for the device."""
-        return {} if self._run is None else self._run.losses()
-
-    @property
-    def history(self) -> History:
-        """One record an epoch; see `kdhooks.history.History`."""
-        return History() if self._run is None else self._run.history
-
-    @property
-    def best_score(self) -> float | None:
-        """The best score that evaluation found, or None where nothing was evaluated."""
-        return None if self._run is None else self._run.best.score
-
-    @property
-    def best_model(self) -> Any:
-        """A clean copy of the student with the best weights, made now; None where nothing was evaluated."""
-        best = None if self._run is None else self._run.best.weights
-        return None if best is None else self.backend.clean_copy(self._student, best)
-
-    @property
-    def step(self) -> int:
-        """The number that the next loss will have, as schedules count."""
-        return 0 if self._run is None else self._run.clock.step
-
-    @property
-    def epoch(self) -> int:
-        """The number of the epoch that is under way."""
-        return self.conf.settings.distillation.train.start_epoch if self._run is None else self._run.epoch
-
-    def parameters(self) -> Iterator[Any]:
-        """The trainable parameters of ours; their shapes need a first loss, or `on_train_begin(dataloader)`."""
-        for criterion in () if self._run is None else self._run.objective.criteria:
-            yield from getattr(criterion, "parameters", tuple)()
-
     def on_train_begin(self, dataloader: Any = None, *, optimizer: Any = None) -> None:
         """Attach to the models and start counting; a second call starts anew.
 
@@ -129,6 +91,7 @@ class Distillation(Participants):
         criteria = backend.criteria(self.conf) if self._criterion is None else as_criteria(self._criterion)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
+        self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
             self._run.begin(ReplayedEpochs(self))
@@ -136,6 +99,7 @@ class Distillation(Participants):
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
             self._user_hooks.emit("on_train_begin", self)
+            self._ledger.began(backend.stopwatch(self._student))
         except BaseException:  # a `with` block that fails to begin is never left
             self._run.end()
             raise
@@ -201,7 +165,7 @@ class Distillation(Participants):
             raise UsageError("target_input is for domain adaptation, which is not part of this release of kdhooks")
         given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
         captured = stored_features(teacher_features, tuple(run.teachers))
-        step = Step(run.clock.now(), *given, run.teachers, captured=captured)
+        step = Step(run.clock.now(), *given, run.teachers, captured=captured, ledger=run.ledger)
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
         return total

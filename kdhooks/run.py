@@ -15,6 +15,7 @@ from kdhooks.errors import CheckpointError
 from kdhooks.evaluation import Best
 from kdhooks.history import History
 from kdhooks.hooks import Hook, HookList
+from kdhooks.ledger import OFF, CurrentLedger, Ledger
 from kdhooks.messages import logger
 
 STATE_VERSION = 1
@@ -37,6 +38,7 @@ class Run:
         clock: counts the losses.
         epoch: the number of the epoch that is under way.
         attached: between begin and end.
+        ledger: times the parts of steps, where somebody profiles.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Run:
         self.clock = backend.clock(student)
         self.epoch = self.first_epoch = epoch
         self.attached = False
+        self.ledger: Ledger = OFF
         self._backend = backend
         self._check_loss = backend.check_loss
         self._began = time.perf_counter()
@@ -73,29 +76,37 @@ class Run:
 
     def begin_epoch(self, epoch: int) -> None:
         """An epoch of this number begins."""
+        self.ledger.epoch_begins()
         self.epoch, self._began = epoch, time.perf_counter()
         for hook in self.hooks:
             hook.on_epoch_begin(epoch)
 
     def begin_step(self, step: int) -> None:
         """The next loss has this number."""
-        self.clock.step = step
-        for hook in self.hooks:
-            hook.on_step_begin(step)
+        with self.ledger.border("begin"):
+            self.clock.step = step
+            for hook in self.hooks:
+                hook.on_step_begin(step)
 
     def loss(self, step: Step, student_loss: Any) -> Any:
         """The total loss of a step; its components go to the monitor."""
-        total, names, values = self._backend.total(self.objective, step, self._check_loss(student_loss))
-        self.monitor.record(step.index, names, values)
-        self.clock.advance(step.index)
-        for hook in self.hooks:
-            hook.on_after_compute_loss()
+        number: Any = step.index
+        if not isinstance(number, int):  # of a graph, which outlives the profile that it was traced in
+            step.ledger = CurrentLedger(self)
+        with self.ledger.border("loss"):
+            self.ledger.step_of(step.input)
+            total, names, values = self._backend.total(self.objective, step, self._check_loss(student_loss))
+            self.monitor.record(step.index, names, values)
+            self.clock.advance(step.index)
+            for hook in self.hooks:
+                hook.on_after_compute_loss()
         return total
 
     def end_step(self) -> None:
         """The optimizer has stepped."""
-        for hook in self.hooks:
-            hook.on_step_end()
+        with self.ledger.border("end"):
+            for hook in self.hooks:
+                hook.on_step_end()
 
     def end_epoch(self, learning_rate: float | None, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Close the epoch and return its record.
@@ -104,14 +115,15 @@ class Run:
             learning_rate: at the epoch's end.
             evaluate: gives the record's ``metrics``, ``score`` and ``best``.
         """
-        seconds = time.perf_counter() - self._began
-        losses = self.monitor.end_epoch()
-        self.warn_if_bad()
-        record = {"epoch": self.epoch, "steps": self.clock.steps_in_epoch, "losses": losses, **evaluate()}
-        record |= {"learning_rate": learning_rate, "seconds": seconds}
-        self.history.append(record)
-        for hook in self.hooks:
-            hook.on_epoch_end()
+        with self.ledger.part("outside"):
+            seconds = time.perf_counter() - self._began
+            losses = self.monitor.end_epoch()
+            self.warn_if_bad()
+            record = {"epoch": self.epoch, "steps": self.clock.steps_in_epoch, "losses": losses, **evaluate()}
+            record |= {"learning_rate": learning_rate, "seconds": seconds}
+            self.history.append(record)
+            for hook in self.hooks:
+                hook.on_epoch_end()
         self.epoch += 1
         self.clock.steps_in_epoch, self._began = 0, time.perf_counter()
         return record

@@ -15,6 +15,7 @@ import tensorflow as tf
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
+from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks_tf import generators
 from kdhooks_tf.clock import Clock
@@ -24,6 +25,7 @@ from kdhooks_tf.ema import MeanTeacher
 from kdhooks_tf.monitor import Monitor
 from kdhooks_tf.outputs import shape_of
 from kdhooks_tf.replicas import replicas, strategy_of
+from kdhooks_tf.stopwatch import GraphStopwatch
 from kdhooks_tf.teacher import Teacher
 from kdhooks_tf.weighing import weigh
 
@@ -104,6 +106,10 @@ class TensorFlowBackend:
     def clock(self, student: Any) -> Clock:
         """Counts in Python, and in a variable once a step was traced."""
         return Clock(strategy_of(student))
+
+    def stopwatch(self, student: Any) -> Stopwatch:
+        """The host's clock, which knows the tracing of a function from its steps."""
+        return GraphStopwatch(on_gpu=bool(tf.config.list_logical_devices("GPU")))
 
     def total(self, objective: Objective, step: Step, student_loss: Tensor) -> tuple[Any, tuple[str, ...], list[Any]]:
         """The objective's total; where criteria own variables, these take their step as well.

@@ -134,8 +134,14 @@ class Attachment:
 
         def train_function(iterator: Any) -> Any:
             self._stepping = True
+            ledger = self._distiller.ledger
+            with ledger.border("begin"):
+                pass
             try:
-                return inner(iterator)
+                logs = inner(iterator)
+                with ledger.border("end"):  # that of on_step_end is seen in the tracing only
+                    pass
+                return logs
             except _END_OF_DATA:
                 raise
             except BaseException:

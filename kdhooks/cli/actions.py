@@ -7,7 +7,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -129,11 +129,28 @@ def fit(arguments: Namespace) -> int:
         kinds = WEIGHT_FILES[distiller.backend.name]
         out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
         _writable(out, kinds)
-        student = distiller.fit()
+        report = _report(distiller, arguments.profile)
+        profile: AbstractContextManager[Any] = nullcontext() if report is None else distiller.profile()
+        with profile as ledger:
+            student = distiller.fit()
         if is_rank_zero():
             distiller.backend.write_weights(student, out)
             print(_result(distiller, out))
+            if report is not None:
+                print(f"\n{ledger}\nledger: {ledger.save(report)}")
     return 0
+
+
+def _report(distiller: Any, named: str | None) -> Path | None:
+    """Where the ledger of the run's steps goes, if it is asked for."""
+    if named is None:
+        return None
+    path = Path(named) if named else distiller.conf.workspace / "ledger.json"
+    if path.is_dir():
+        raise UsageError(f"--profile {path} is a folder: name a file, as in {path / 'ledger.json'}")
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"--profile {path} would write over a configuration: write --profile after the other words")
+    return path
 
 
 def _distiller(arguments: Namespace) -> Any:

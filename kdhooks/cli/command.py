@@ -143,6 +143,13 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="where the student's weights go: .safetensors, .pt, or of a Keras model .weights.h5 or .keras "
         "(student.pt or student.weights.h5 in the run's folder)",
     )
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="show where the time of the steps went, and write it as JSON (ledger.json in the run's folder)",
+    )
     parser.set_defaults(action=actions.fit)
 
 

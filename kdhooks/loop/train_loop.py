@@ -107,11 +107,13 @@ class BuiltInLoop:
         """Train until the last epoch, or until a signal."""
         while self.epoch < self.settings.end_epoch:
             self._train_epoch()
-            self._end_epoch()
+            with self.distiller.ledger.part("outside"):
+                self._end_epoch()
             self._stop_if_asked(self._ranks.any(self._signals.asked is not None))
 
     def close(self) -> None:
         """Give back what the loop held."""
+        self.distiller.ledger.of_built_in_loop(False)
         self._progress.close()
         if self._events is not None:
             self._events.close()
@@ -120,6 +122,7 @@ class BuiltInLoop:
 
     def _train_epoch(self) -> None:
         self.distiller.on_epoch_begin(self.epoch)
+        self.distiller.ledger.of_built_in_loop(True)
         self._train_mode()
         batches = self._batches()
         self._progress.begin_epoch(self.epoch, self.parts.data.length(), self.batch)
@@ -142,7 +145,8 @@ class BuiltInLoop:
     def _next_group(self, batches: Iterator[Any]) -> list[Any]:
         """The batches of the next optimizer step; the last group of an epoch may be smaller."""
         try:
-            return list(islice(batches, self.settings.gradient_accumulation))
+            with self.distiller.ledger.part("data"):
+                return list(islice(batches, self.settings.gradient_accumulation))
         except RuntimeError:
             if self._signals.asked is None:
                 raise
@@ -204,6 +208,10 @@ class BuiltInLoop:
 
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is no longer good."""
+        with self.distiller.ledger.part("outside"):
+            self._save_good()
+
+    def _save_good(self) -> None:
         self._check_finite()
         spoilt = self._non_finite_parameter()
         if self._ranks.any(spoilt is not None):

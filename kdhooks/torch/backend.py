@@ -18,6 +18,7 @@ from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
+from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
@@ -134,6 +135,12 @@ class TorchBackend:
     def clock(self, student: nn.Module) -> Clock:
         """Counts in Python: a step's code runs at every step."""
         return Clock()
+
+    def stopwatch(self, student: nn.Module) -> Stopwatch:
+        """Events of CUDA where the student is on such a device, and otherwise the host's clock."""
+        from kdhooks.torch.stopwatch import stopwatch_of
+
+        return stopwatch_of(student)
 
     def total(self, objective: Objective, step: Step, student_loss: Tensor) -> tuple[Any, tuple[str, ...], list[Any]]:
         """The objective's own total; UsageError for a sample_weight, which the losses here don't take."""
