@@ -34,6 +34,8 @@ class MeanTeacher(Teacher):
         ModelError: `model` has other parameters than the student.
     """
 
+    changes = True
+
     def __init__(
         self,
         student: nn.Module,

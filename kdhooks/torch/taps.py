@@ -221,19 +221,38 @@ class Taps:
         for key in keys:
             if key in self.slots:
                 continue
-            slot = self.slots[key] = Slot(key)
-            module = find_layer(self.model, key[0], self.role, self._other)[1]
-            if key[1]:
-                self._handles.append(module.register_forward_pre_hook(_Input(self, slot), with_kwargs=True))
-            else:
-                self._handles.append(module.register_forward_hook(_Output(self, slot)))
+            self._hook(self.slots.setdefault(key, Slot(key)))
             added = True
-        if added and not self._on_root:
+        if added:
+            self._hook_root()
+            self._trace_again("attached to")
+
+    def stand_on(self, model: nn.Module) -> None:
+        """Move all hooks to another model with the same layers, whose forwards are captured from now on."""
+        if model is self.model:
+            return
+        handles, self._handles, self._on_root = self._handles, [], False
+        for handle in handles:
+            handle.remove()
+        self.model, self.root = model, inside(model)
+        for slot in self.slots.values():
+            self._hook(slot)
+        if self.slots:
+            self._hook_root()
+
+    def _hook(self, slot: Slot) -> None:
+        layer, of_input = slot.key
+        module = find_layer(self.model, layer, self.role, self._other)[1]
+        if of_input:
+            self._handles.append(module.register_forward_pre_hook(_Input(self, slot), with_kwargs=True))
+        else:
+            self._handles.append(module.register_forward_hook(_Output(self, slot)))
+
+    def _hook_root(self) -> None:
+        if not self._on_root:
             self._on_root = True
             self._handles.append(self.root.register_forward_pre_hook(_Begin(self), prepend=True))
             self._handles.append(self.root.register_forward_hook(_End(self)))
-        if added:
-            self._trace_again("attached to")
 
     _on_root = False
 

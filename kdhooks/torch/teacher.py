@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kdhooks.config.model import AskedPrecision, Switch, TeacherSettings
 from kdhooks.criterion import Step
 from kdhooks.hooks import Hook
+from kdhooks.messages import logger
 from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
@@ -37,7 +38,12 @@ class Teacher(Hook):
         compile: whether its forward is compiled.
         ipex: whether it is optimized by Intel's extension.
         outputs: what it calls its logits (``model.outputs``).
+
+    Attributes:
+        changes: whether its weights change at every step.
     """
+
+    changes = False
 
     def __init__(
         self,
@@ -82,7 +88,8 @@ class Teacher(Hook):
             value: an input of the teacher, on which ``auto`` times its candidates.
         """
         if self._choice is None:
-            self._choice = agreed(lambda: self._chosen_for(value)) if has_auto(self._asked) else self._completed()
+            choice = agreed(lambda: self._chosen_for(value)) if has_auto(self._asked) else self._completed()
+            self._choice = self._possible(choice)
         return self._choice
 
     def adopt(self, choice: Choice) -> None:
@@ -188,7 +195,7 @@ class Teacher(Hook):
 
     def _chosen_for(self, value: Any) -> Choice:
         """What was adopted, or the quickest of the candidates on this input."""
-        found = candidates(self._asked, self.model)
+        found = candidates(self._asked, self.model, ipex=self._ipex_refusal() is None)
         if self._adopted is not None:
             return self._adopted
         if self._subject.sharded or self._subject.compiled:  # timing would need the other ranks, or compile it anew
@@ -201,6 +208,23 @@ class Teacher(Hook):
 
         with generators_kept():
             return quickest(found, ready, type(self.model).__name__)
+
+    def _ipex_refusal(self) -> str | None:
+        """Why Intel's extension can't run this teacher; None where it can, or nobody asks."""
+        if self._asked.ipex is False:
+            return "not asked for"
+        from kdhooks.torch.ipex_teacher import refusal  # loaded by those who ask for it
+
+        return "it is compiled" if self._asked.compile else refusal(self._subject, changes=self.changes)
+
+    def _possible(self, choice: Choice) -> Choice:
+        """A choice without the extension where that can't run this teacher; says so where it was asked for."""
+        if not choice.ipex or (reason := self._ipex_refusal()) is None:
+            return choice
+        if self._asked.ipex is True or self._adopted is not None:
+            kind = type(self.model).__name__
+            logger.info("the teacher %s runs without Intel's extension: %s", kind, reason)
+        return replace(choice, ipex=False)
 
     def _leave_way(self) -> None:
         way, self._way = self._way, None

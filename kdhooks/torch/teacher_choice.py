@@ -47,14 +47,24 @@ def completed(asked: TeacherSettings, choice: Choice) -> Choice:
     )
 
 
-def candidates(asked: TeacherSettings, model: nn.Module) -> list[Choice]:
-    """The ways to run a model that come into question, the one that is likely to be quickest first."""
+def candidates(asked: TeacherSettings, model: nn.Module, *, ipex: bool = False) -> list[Choice]:
+    """The ways to run a model that come into question, the one that is likely to be quickest first.
+
+    Args:
+        asked: what the configuration says.
+        model: the teacher.
+        ipex: whether Intel's extension can run it.
+    """
     precisions: list[Any] = _precisions(model) if asked.precision == "auto" else [asked.precision]
     orders: list[Any] = [asked.channels_last]
     if asked.channels_last == "auto":
         orders = [True, False] if has_maps(model) else [False]
-    ipex = asked.ipex is True
-    return [Choice(precision, order, asked.compile, ipex) for precision, order in product(precisions, orders)]
+    found = [Choice(precision, order, asked.compile) for precision, order in product(precisions, orders)]
+    if not ipex or asked.ipex is False:
+        return found
+    last = asked.channels_last is True  # the extension has a format of its own
+    fast = [Choice(precision, last, ipex=True) for precision in precisions if precision != "fp16"]
+    return fast if asked.ipex is True else [*fast, *found]
 
 
 def _precisions(model: nn.Module) -> list[Precision]:

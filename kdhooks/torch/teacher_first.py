@@ -24,7 +24,7 @@ def first_forward(
     """The first forward of a way, whose output is the step's.
 
     In low precision the copies of the weights are proven against plain autocast, and dropped where a model computes
-    something else with them; and the difference to full precision is reported, on rank 0.
+    something else with them; so is an extension's way. The difference to full precision is reported, on rank 0.
 
     Args:
         way: how the teacher runs from now on.
@@ -34,7 +34,7 @@ def first_forward(
         kwargs: of the model.
         keys: what the model calls its logits.
     """
-    if not way.lowers:
+    if not way.lowers and not way.proves:
         return way.run(taps, layers, args, kwargs)
 
     def look(choice: Choice) -> Seen:
@@ -43,7 +43,8 @@ def first_forward(
 
     reports = is_rank_zero() or way.subject.sharded  # all parts of a sharded model have to run
     full = look(Choice("fp32")) if reports else None
-    plain = look(replace(way.choice, channels_last=False, compile=False)) if way.copies is not None else None
+    plainly = replace(way.choice, channels_last=False, compile=False, ipex=False)
+    plain = look(plainly) if way.copies is not None or way.proves else None
     output = _proven(way, plain, taps, layers, args, kwargs)
     if full is not None and (said := difference(seen(output, taps), full, keys)):
         kind = type(way.subject.model).__name__
@@ -57,19 +58,22 @@ def _proven(
     """The output with copies of the weights, where it is that of plain autocast; otherwise that, without them."""
     if plain is None:
         return way.run(taps, layers, args, kwargs)
-    exact = not (way.choice.channels_last or way.choice.compile) and all(
+    exact = not (way.choice.channels_last or way.choice.compile or way.proves) and all(
         one.device.type == "cpu" for one in plain.tensors()
     )
     try:
         output = way.run(taps, layers, args, kwargs)
-        if agree(seen(output, taps), plain, bitwise=exact):
+        if agree(seen(output, taps), plain, bitwise=exact, dtypes=not way.proves):
             return output
-        reason = "it gives other values with them"
+        reason = "it gives other values with it" if way.proves else "it gives other values with them"
     except Exception as error:  # such as a model that asks a weight for its dtype
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    way.copies = None
     kind = type(way.subject.model).__name__
-    logger.info("the teacher %s runs without copies of its weights in %s: %s", kind, way.choice.precision, reason)
+    if way.proves:
+        way.give_up(reason)
+    else:
+        way.copies = None
+        logger.info("the teacher %s runs without copies of its weights in %s: %s", kind, way.choice.precision, reason)
     return way.run(taps, layers, args, kwargs)
 
 

@@ -55,6 +55,10 @@ class Subject:
 
 def way_for(subject: Subject, choice: Choice) -> Way:
     """The way that a choice means."""
+    if choice.ipex:
+        from kdhooks.torch.ipex_teacher import IpexWay  # which is a way
+
+        return IpexWay(subject, choice)
     return Way(subject, choice)
 
 
@@ -88,6 +92,14 @@ class Way:
         low = self.choice.precision in DTYPES
         return low and any(one.dtype == torch.float32 for one in self.subject.model.parameters())
 
+    @property
+    def proves(self) -> bool:
+        """Whether the first batch shall show that it gives what the plain forward does."""
+        return False
+
+    def give_up(self, reason: str) -> None:
+        """Run plainly from now on, where the first batch showed something else; says why."""
+
     def run(self, taps: TeacherTaps | None, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
         """One forward.
 
@@ -103,6 +115,7 @@ class Way:
         forward: Any = self._compiled or self.subject.model
         if taps is not None:
             taps.compiled = self._compiled
+            taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
         if self.copies is not None:
             args, kwargs = self.copies.inputs(args, kwargs)
