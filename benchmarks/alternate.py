@@ -76,9 +76,7 @@ def ratios_table(ratios: Iterable[Mapping[str, Any]]) -> str:
     for one in ratios:
         low, high = one["quartiles"]
         aim, middle = one["at_most"], one["median"]
-        lines.append(
-            f"| {one['of']} / {one['to']} | {middle:.3f} | {low:.3f} to {high:.3f} | {verdict(middle, aim)} |"
-        )
+        lines.append(f"| {one['of']} / {one['to']} | {middle:.3f} | {low:.3f} to {high:.3f} | {verdict(middle, aim)} |")
     return "\n".join(lines)
 
 

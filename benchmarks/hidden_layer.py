@@ -157,8 +157,8 @@ def section(found: Mapping[str, Any]) -> str:
 
 A whole training step, BERT 12 × 768 → 4 × 312, {found["tokens"]} tokens, the student's own loss and the MSE of one pair
 (the student's second layer, the teacher's fourth) through a linear matcher, the sides in turn in one process,
-{found["rounds"]} rounds. Hooks written by hand and Neural Compressor's criterion run all twelve layers. *bf16 teacher* is
-`teacher: {{precision: bf16}}`.
+{found["rounds"]} rounds. Hooks written by hand and Neural Compressor's criterion run all twelve layers.
+*bf16 teacher* is `teacher: {{precision: bf16}}`.
 
 {times_table(found, HAND)}
 

@@ -175,10 +175,11 @@ def section(found: Mapping[str, Any]) -> str:
     """The page's section."""
     return f"""## What the teacher costs
 
-A whole training step (student's forward and backward, teacher, loss, SGD with momentum), {found["case"]}, the sides in
-turn in one process, {found["rounds"]} rounds. The loss is cross-entropy and KL at T = 4 times T²; Neural Compressor's KL
-has another scale and the same cost. *bf16 teacher* is `teacher: {{precision: bf16, channels_last: true}}`, *warm cache*
-`cache: {{path: ...}}` with all rows there, hashed and read in every step. The student is fp32 on all sides.
+A whole training step (student's forward and backward, teacher, loss, SGD with momentum), {found["case"]},
+the sides in turn in one process, {found["rounds"]} rounds. The loss is cross-entropy and KL at T = 4 times T²; Neural
+Compressor's KL has another scale and the same cost. *bf16 teacher* is
+`teacher: {{precision: bf16, channels_last: true}}`, *warm cache* `cache: {{path: ...}}` with all rows there, hashed and
+read in every step. The student is fp32 on all sides.
 
 {times_table(found, HAND if HAND in found["seconds"] else next(iter(found["seconds"])))}
 
