@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.alternate import alternate, spread, verdict
+from benchmarks.goals import Goal
 from benchmarks.teacher_cost import conf
 from kdhooks import Distillation
 
@@ -78,6 +79,12 @@ def measure(*, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "missing": [],
     }
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    what = f"hashing and reading {BATCH} CIFAR rows with {CLASSES} logits, through the hooks"
+    return [Goal(what, found["difference_ms"]["median"], AT_MOST_MS, " ms")]
 
 
 def section(found: Mapping[str, Any]) -> str:

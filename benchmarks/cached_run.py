@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.alternate import Aim, alternate, figures, ratios_table, times_table
+from benchmarks.goals import Goal, of_ratios
 from benchmarks.peers import sgd
 from benchmarks.resnet import ResNet
 from benchmarks.teacher_cost import conf
@@ -65,6 +66,11 @@ def measure(*, rows: int, rounds: int, depths: tuple[int, int] = (20, 56)) -> di
 
     times = alternate({STORE: stored, LIVE: live}, rounds, warm_up=0)
     return {**figures(times, AIMS), "rows": rows, "missing": []}
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    return of_ratios(found, "five epochs")
 
 
 def section(found: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.alternate import Aim, alternate, figures, ratios_table, times_table
+from benchmarks.goals import Goal, of_ratios
 from benchmarks.peers import Step, logits, sgd
 from benchmarks.teacher_cost import present
 from kdhooks import Distillation
@@ -149,6 +150,11 @@ def measure(names: list[str], *, rounds: int, small: bool = False) -> dict[str, 
         "tokens": f"{rows} × {length}",
         "missing": [NEEDS[name] for name in names if name not in steps],
     }
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    return of_ratios(found, "BERT 12 × 768 → 4 × 312")
 
 
 def section(found: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import peers
 from benchmarks.alternate import Aim, alternate, figures, ratios_table, times_table
+from benchmarks.goals import Goal, of_ratios
 from benchmarks.peers import Step, sgd
 from benchmarks.resnet import ResNet
 from kdhooks import Distillation
@@ -169,6 +170,11 @@ def measure(names: list[str], *, rounds: int, batch: int = 128, depths: tuple[in
         "case": f"ResNet-{depths[1]} → ResNet-{depths[0]}, 32 × 32, batch {batch}",
         "missing": [NEEDS[name] for name in names if name not in steps],
     }
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    return of_ratios(found, "ResNet-56 → 20")
 
 
 def section(found: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.alternate import ratios_table, spread
+from benchmarks.goals import Goal, of_ratios
 
 AIMS = {
     "images": (("kdhooks", "plain", 0.5), ("kdhooks", "kdhooks-alone", 1.12), ("kdhooks-compiled", "plain", None)),
@@ -79,15 +80,28 @@ def differences(found: Mapping[str, Any]) -> str:
     )
 
 
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    made = []
+    for kind in AIMS:
+        if kind in found:
+            made += of_ratios({"ratios": ratios(kind, found[kind])}, f"{found['epochs']} epochs, {kind}")
+    sides = found.get("images", {}).get("sides", {})
+    if "kdhooks" in sides and "live" in sides:
+        apart = statistics.fmean(sides["kdhooks"]["accuracy"]) - statistics.fmean(sides["live"]["accuracy"])
+        made.append(Goal("accuracy over the live fp32 teacher's student", apart, 0.0, " points", at_least=True))
+    return made
+
+
 def section(found: Mapping[str, Any]) -> str:
     """The page's section."""
     parts = [
         f"""## The whole run
 
 {found["epochs"]} epochs of `fit()` from an empty store, `teacher: {{precision: auto, channels_last: auto}}`, the same
-two for `train:`, `replays: 2`, against a plain fp32 loop that has **no teacher at all**. Whole runs in turn, the order swapped
-from seed to seed; the time is all of `fit()`, with the choices of auto and the ledger, without evaluation. Ratios are
-medians over the seeds' own ratios."""
+two for `train:`, `replays: 2`, against a plain fp32 loop that has **no teacher at all**. Whole runs in turn, the order
+swapped from seed to seed; the time is all of `fit()`, with the choices of auto and the ledger, without evaluation.
+Ratios are medians over the seeds' own ratios."""
     ]
     if "images" in found:
         parts.append(_images(found))
@@ -111,8 +125,8 @@ def _images(found: Mapping[str, Any]) -> str:
     return f"""### Images
 
 ResNet-{student} under ResNet-{teacher} ({images["teacher_accuracy"]:.2f}% right), {found["rows"]:,} images of
-FashionMNIST as 3 × 32 × 32, batch 128, random crops and mirroring, accuracy on the 10,000 test images. The plain loop augments too,
-from images that are normalised and padded once and lie in memory.
+FashionMNIST as 3 × 32 × 32, batch 128, random crops and mirroring, accuracy on the 10,000 test images. The plain loop
+augments too, from images that are padded once and lie in memory.
 
 {table(images)}
 

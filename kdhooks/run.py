@@ -17,6 +17,7 @@ from kdhooks.history import History
 from kdhooks.hooks import Hook, HookList
 from kdhooks.ledger import OFF, CurrentLedger, Ledger
 from kdhooks.messages import logger
+from kdhooks.speed import Choice
 
 STATE_VERSION = 1
 
@@ -170,6 +171,7 @@ class Run:
             "monitor": self.monitor.state_dict(),
             "criteria": [criterion.state_dict() for criterion in self._stateful()],
             "teachers": {name: one.state_dict() for name, one in self.teachers.items() if has_state(one)},
+            "choices": {name: made.to_dict() for name, one in self.teachers.items() if (made := _chosen(one))},
             "rng": self._backend.rng_state(),
         }
 
@@ -193,6 +195,9 @@ class Run:
                 message = f"this state holds a teacher {name!r} that follows the student, and this run has none"
                 raise CheckpointError(message)
             self.teachers[name].load_state_dict(saved)
+        for name, saved in state.get("choices", {}).items():  # older states have none
+            if hasattr(self.teachers.get(name), "adopt"):
+                self.teachers[name].adopt(Choice.from_dict(saved))
         for hook in self.hooks:
             hook.on_epoch_begin(self.epoch)
         self._backend.set_rng_state(state["rng"])
@@ -200,6 +205,12 @@ class Run:
     def _stateful(self) -> list[Any]:
         """The criteria that have a state of their own to save."""
         return [one for one in self.objective.criteria if has_state(one)]
+
+
+def _chosen(teacher: Any) -> Choice | None:
+    """What an ``auto`` of a teacher became, so that a resumed run does not choose again."""
+    made: Choice | None = getattr(teacher, "chosen", None)
+    return made
 
 
 def has_state(one: Any) -> bool:

@@ -12,15 +12,16 @@ what it had not committed, and a machine that loses its power at most the last c
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdhooks.cache import folder as folders
-from kdhooks.cache import problems
+from kdhooks.cache import problems, structure
 from kdhooks.cache.folder import Present
 from kdhooks.cache.gate import Gate
 from kdhooks.cache.opening import opened
@@ -53,6 +54,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork, after_in_parent=lambda: _forking.close(), after_in_child=_after_fork_in_child
     )
+
+
+class Table(NamedTuple):
+    """A space: its record as it is stored, how many rows it has, and how many bytes of the file they take."""
+
+    record: bytes | None
+    rows: int
+    bytes: int
 
 
 class Environment:
@@ -211,18 +220,20 @@ class Environment:
             count: int = environment.info()["last_pgno"] + 1
             return count * int(environment.stat()["psize"])
 
-    def spaces(self) -> dict[str, tuple[bytes | None, int]]:
-        """Every space by its name: its record as it is stored, and how many rows it has."""
+    def spaces(self) -> dict[str, Table]:
+        """Every space by its name."""
         with self._using([], create=False) as (environment, _), environment.begin() as transaction:
             named = [bytes(key) for key, _ in transaction.cursor()]
             records = {key[6:].decode(): transaction.get(key) for key in named if key.startswith(b"space ")}
         names = sorted({*records, *(key[5:].decode() for key in named if key.startswith(b"rows "))})
-        counts = dict.fromkeys(names, 0)
+        tables = {name: Table(records.get(name), 0, 0) for name in names}
         with self._using(names, create=False) as (environment, handles), environment.begin() as transaction:
             for name in names:
                 if name in handles:
-                    counts[name] = transaction.stat(handles[name])["entries"]
-        return {name: (records.get(name), count) for name, count in counts.items()}
+                    said = transaction.stat(handles[name])
+                    pages = said["branch_pages"] + said["leaf_pages"] + said["overflow_pages"]
+                    tables[name] = Table(records.get(name), said["entries"], pages * said["psize"])
+        return tables
 
     def rows(self, space: str) -> Iterator[tuple[bytes, bytes]]:
         """All rows of a space as they are stored, in the order of their keys."""
@@ -230,6 +241,15 @@ class Environment:
             if space in handles:
                 with environment.begin(db=handles[space]) as transaction, transaction.cursor() as cursor:
                     yield from cursor
+
+    def look_over(self) -> None:
+        """Look over all pages of the file.
+
+        Raises:
+            DamageError: LMDB could not follow them.
+        """
+        with self._using([], create=False) as (environment, _):
+            structure.check(self.path, environment, leaves=sys.maxsize)
 
     @contextmanager
     def still(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from kdhooks.cache import folder as folders
 from kdhooks.cache.environment import Environment, acquire, record_key, rows_key
 from kdhooks.cache.packages import lmdb
+from kdhooks.cache.pages import DamageError
 from kdhooks.cache.problems import StoreError, reason_of
 from kdhooks.cache.sealing import undamaged
 from kdhooks.cache.store import read_record
@@ -42,11 +43,19 @@ class SpaceInfo:
         name: the teacher's fingerprint.
         rows: how many there are.
         record: what was written about it; None where that is missing or damaged.
+        bytes: how much of the file they take.
     """
 
     name: str
     rows: int
     record: dict[str, Any] | None
+    bytes: int = 0
+
+    @property
+    def created(self) -> float | None:
+        """When its first row was stored, in seconds since 1970."""
+        said = (self.record or {}).get("created")
+        return float(said) if isinstance(said, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,8 @@ def info(path: str | os.PathLike[str]) -> StoreInfo:
     """
     with _opened(path, read_only=True) as environment:
         spaces = [
-            SpaceInfo(name, rows, read_record(name, record)) for name, (record, rows) in environment.spaces().items()
+            SpaceInfo(name, table.rows, read_record(name, table.record), table.bytes)
+            for name, table in environment.spaces().items()
         ]
         return StoreInfo(Path(path), environment.path.stat().st_size, tuple(spaces))
 
@@ -116,8 +126,8 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
             return Verified(0, {}, damage)
         bad: dict[str, int] = {}
         done = 0
-        for name, (record, _) in environment.spaces().items():
-            if record is not None and read_record(name, record) is None:
+        for name, table in environment.spaces().items():
+            if table.record is not None and read_record(name, table.record) is None:
                 damage = (*damage, f"the record of the space {name} is damaged")
             for rows in _chunks(environment.rows(name)):
                 wrong = undamaged(rows).count(False)
@@ -157,10 +167,10 @@ def prune(
             raise StoreError(f"it has no space {unknown[0]}")
         before = -1.0 if older_than_days is None else time.time() - older_than_days * 86400
         kept = {}
-        for name, (stored, _) in spaces.items():
-            record = read_record(name, stored)
+        for name, table in spaces.items():
+            record = read_record(name, table.record)
             if record is not None and (keep is None or name in keep) and record.get("created", 0) >= before:
-                kept[name] = stored
+                kept[name] = table.record
         file = folders.next_file(folder)
         try:
             _copy(environment, folder / file, kept, progress)
@@ -229,7 +239,11 @@ def _acquired(folder: Path, read_only: bool) -> Environment:
 
 
 def _structure(environment: Environment) -> tuple[str, ...]:
-    """What LMDB's own checker finds; nothing where it is not in this version of the package."""
+    """What is wrong with the file's pages; LMDB's own checker is asked too, where the package has it."""
+    try:
+        environment.look_over()
+    except DamageError as error:
+        return (str(error),)
     try:
         checker = import_module("lmdb.verify")
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def _print(found: Any) -> None:
         about = record.get("about", {})
         if space in teachers:
             print(f"  {described(space)}")
+            print(f"    {_size(space.bytes)}, first stored {_age(space.created)}")
             for field in record["fields"]:
                 print(f"    {_field(field)}")
         elif CHOICE in record:
@@ -114,6 +116,17 @@ def _size(count: int) -> str:
         if count >= 1 << power:
             return f"{count / (1 << power):.1f} {unit}"
     return f"{count} bytes"
+
+
+def _age(moment: float | None) -> str:
+    """How long ago a moment was, in the largest unit that fits."""
+    if moment is None:
+        return "at an unknown time"
+    seconds = max(0, int(time.time() - moment))
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{_count(seconds // length, unit)} ago"
+    return "just now"
 
 
 @contextmanager

@@ -55,6 +55,7 @@ class StoredTeacher(Hook, KnownByBackend):
         self._looked = False  # whether the weights are known to be those of `_version`, in this epoch
         self._rows: dict[str, Rows] = {}
         self._served: Served | None = None
+        self._computed: Served | None = None  # a whole batch without the codec, for one that can't be stored
         self._measured = Measured(shared, name) if shared.lossy else None
 
     def __getattr__(self, name: str) -> Any:
@@ -149,8 +150,11 @@ class StoredTeacher(Hook, KnownByBackend):
             return None
         except DataError as error:
             rows.skip(error)
+            self._served = self._computed
         except KDHooksError as error:
             self._stop(str(error))
+        finally:
+            self._computed = None
         return self._served
 
     def _read(self, value: Any, step: Step, rows: Rows) -> Served:
@@ -207,8 +211,9 @@ class StoredTeacher(Hook, KnownByBackend):
             self.live.features(some, wants.layers, step)
         for look in wants.looks:
             outputs |= look.named(tensors_of(look.tap, self.live.taps, look.calls, self.values))
-        if self._measured is not None and every:
-            self._measured.exact = Served(step, self._kind, dict(outputs), output)
+        self._computed = Served(step, self._kind, outputs, output) if every else None
+        if self._measured is not None:
+            self._measured.exact = self._computed
         arrays = {name: self.array(tensor) for name, tensor in outputs.items()}
         self.live.release()
         for name, array in arrays.items():
@@ -253,6 +258,8 @@ class StoredTeacher(Hook, KnownByBackend):
         """Where the outputs of the teacher, as it is now, are; None where it runs without the store."""
         if self._criteria is None or self._off or self.shared.store.problem:
             return None
+        if next(tensors_in(value), None) is None:
+            raise UsageError("distillation.cache: the teacher's input holds no tensor, so its rows have no keys")
         if not self._looked:
             self._look()
         effect = self.effect(value)

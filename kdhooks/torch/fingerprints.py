@@ -64,7 +64,7 @@ def versions_of(model: nn.Module) -> list[tuple[int, int]]:
 
 def classes_of(model: nn.Module) -> tuple[list[type], list[str]]:
     """The classes of a model's modules: those to know by their source, and those of published packages by version."""
-    kinds = dict.fromkeys(type(module) for module in model.modules())
+    kinds = dict.fromkeys(type(inside(module)) for module in named_layers(model).values())
     own, published = [], []
     for kind in kinds:
         package = kind.__module__.split(".", 1)[0]

@@ -63,7 +63,13 @@ class WithoutGraph:
             self._look()
         return _ordinary(output)
 
+    def end(self) -> None:
+        """Leave no tensor of inference mode on a module: its user may train it one day."""
+        if self._allowed and self._forwards > 1:
+            self._look()
+
     def _look(self) -> None:
+        """Give modules ordinary tensors for those that they have made since; they run under `no_grad` then."""
         for name, module in self._model.named_modules():
             for holder, key in _kept(module):
                 holder[key] = holder[key].clone()

@@ -90,7 +90,8 @@ class Way:
     def lowers(self) -> bool:
         """Whether weights of full precision are computed with in a lower one."""
         low = self.choice.precision in DTYPES
-        return low and any(one.dtype == torch.float32 for one in self.subject.model.parameters())
+        parameters = self.subject.model.parameters()
+        return low and any(one.dtype == torch.float32 and one.device.type != "meta" for one in parameters)
 
     @property
     def proves(self) -> bool:
@@ -136,6 +137,7 @@ class Way:
 
     def end(self) -> None:
         """Let go of what was made; nothing of it stands on the model between two forwards."""
+        self._without_graph.end()
         self.copies = self._compiled = None
 
     def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
