@@ -3,7 +3,7 @@
 Figures are kept in ``.kdhooks/benchmarks``, a JSON file a part, so that one part can be measured again and the page
 be written from all of them. Other libraries stand in an environment of their own, which `make bench` builds.
 
-Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--threads 2]
+Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--quick] [--threads 2]
 """
 
 from __future__ import annotations
@@ -57,41 +57,42 @@ def interpreter(environment: str, options: argparse.Namespace) -> Path:
     return found
 
 
-def measure(part: Part, options: argparse.Namespace) -> None:
-    """Run a part in a process of its own; its figures and its environment's versions go to `STORE`."""
+def measure(part: Part, options: argparse.Namespace, store: Path) -> None:
+    """Run a part in a process of its own; its figures and its environment's versions go to a folder."""
     python = str(interpreter(part.environment, options))
     shared = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}}
     versions = subprocess.run([python, "-m", "benchmarks.machine"], check=True, capture_output=True, **shared)
     command = [python, "-m", f"benchmarks.{part.name}", "--threads", str(options.threads)]
-    file, began = STORE / f"{part.name}.json", time.perf_counter()
+    file, began = store / f"{part.name}.json", time.perf_counter()
     print(f"== {part.name}", flush=True)
+    command += part.quick if options.quick else ()
     subprocess.run([*command, "--json", str(file)], check=True, **shared)
     told = {"versions": json.loads(versions.stdout), "minutes": (time.perf_counter() - began) / 60}
-    (STORE / f"{part.name}.environment.json").write_text(
+    (store / f"{part.name}.environment.json").write_text(
         json.dumps({**told, "environment": part.environment, "threads": options.threads, "processor": processor()})
     )
     print(f"== {part.name}: {told['minutes']:.1f} minutes", flush=True)
 
 
-def kept(part: Part) -> dict[str, Any] | None:
+def kept(part: Part, store: Path) -> dict[str, Any] | None:
     """A part's last figures."""
-    file = STORE / f"{part.name}.json"
+    file = store / f"{part.name}.json"
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def page(chosen: list[Part], threads: int) -> tuple[str, list[Goal]]:
+def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]]:
     """The page, and its goals."""
     goals: list[Goal] = []
     sections, environments = [], {}
     for part in chosen:
-        found = kept(part)
+        found = kept(part, store)
         if found is None:
             sections.append(f"<!-- {part.name} was not measured -->")
             continue
         module = part.module()
         sections.append(module.section(found))
         goals += module.goals(found) if hasattr(module, "goals") else []
-        file = STORE / f"{part.name}.environment.json"
+        file = store / f"{part.name}.environment.json"
         if file.is_file():
             environments[part.environment] = json.loads(file.read_text())["versions"]
     titles = {"peers": "Beside other libraries", "main": "TensorFlow", "ipex": "Intel's extension"}
@@ -111,9 +112,9 @@ def page(chosen: list[Part], threads: int) -> tuple[str, list[Goal]]:
     return text, goals
 
 
-def lacking(chosen: list[Part]) -> list[str]:
+def lacking(chosen: list[Part], store: Path) -> list[str]:
     """Sides that were left out because their package is not there."""
-    figures = {part.name: kept(part) or {} for part in chosen}
+    figures = {part.name: kept(part, store) or {} for part in chosen}
     return [f"{name} lacks {', '.join(found['missing'])}" for name, found in figures.items() if found.get("missing")]
 
 
@@ -124,24 +125,26 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--reuse", action="store_true", help="write the page from the last figures")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that is written")
+    parser.add_argument("--quick", action="store_true", help="only try the programs: tiny settings, another page")
+    parser.add_argument("--page", type=Path, help="the page that is written; docs/benchmarks.md without it")
     for name in ("peers", "ipex"):
         default = ROOT / f".venv-{name}" / "bin" / "python"
         parser.add_argument(f"--{name}", type=Path, default=default, help=f"the Python of the environment {name}")
     options = parser.parse_args()
-    STORE.mkdir(parents=True, exist_ok=True)
+    store = STORE / "quick" if options.quick else STORE
+    store.mkdir(parents=True, exist_ok=True)
     chosen = [part for part in parts() if part.name in options.only]
     failed = []
     for part in [] if options.reuse else chosen:
         try:
-            measure(part, options)
+            measure(part, options, store)
         except (subprocess.CalledProcessError, SystemExit) as problem:
             failed.append(f"{part.name}: {problem}")
-    text, goals = page(parts(), options.threads)
-    options.page.write_text(text)
+    text, goals = page(parts(), options.threads, store)
+    (options.page or (store / "page.md" if options.quick else PAGE)).write_text(text)
     for goal in goals:
         print("reached    " if goal.reached else "NOT REACHED", f"{goal.what}: {goal.value:.3g} ({goal.bound:g})")
-    problems = failed + lacking(chosen)
+    problems = failed + lacking(chosen, store)
     print("\n".join(problems), file=sys.stderr)
     return int(bool(problems))
 

@@ -148,7 +148,7 @@ def measure(names: list[str], *, rounds: int, small: bool = False) -> dict[str, 
     return {
         **figures(alternate(sides, rounds), AIMS),
         "tokens": f"{rows} × {length}",
-        "missing": [NEEDS[name] for name in names if name not in steps],
+        "missing": [peers.PACKAGES[NEEDS[name]] for name in names if name not in steps],
     }
 
 

@@ -19,11 +19,13 @@ class Part(NamedTuple):
         name: of the module that measures, and of the file of its figures.
         environment: where it runs: ``main``, ``peers`` or ``ipex``.
         page: the module with its section; the measuring one where it is empty.
+        quick: settings that only try the program.
     """
 
     name: str
     environment: str = "peers"
     page: str = ""
+    quick: tuple[str, ...] = ("--rounds", "2")
 
     def module(self) -> ModuleType:
         """The module with the section."""
@@ -34,19 +36,24 @@ class Part(NamedTuple):
         return find_spec(f"benchmarks.{self.name}") is not None
 
 
+_WHOLE = (
+    "--seeds 1 --epochs 2 --rows 256 --text-rows 128 --width 16 --depths 8 14 --teacher-rows 128 --teacher-epochs 1"
+)
+_SMALL = ("--rounds", "2", "--depths", "8", "14")
+
 ALL = (
-    Part("whole_run", page="whole_page"),
-    Part("teacher_cost"),
-    Part("hidden_layer"),
-    Part("cached_run"),
-    Part("cache_hook"),
-    Part("cache"),
+    Part("whole_run", page="whole_page", quick=(*_WHOLE.split(), "--keep-in", ".kdhooks/benchmarks/quick")),
+    Part("teacher_cost", quick=(*_SMALL, "--batch", "16")),
+    Part("hidden_layer", quick=("--rounds", "2", "--small")),
+    Part("cached_run", quick=(*_SMALL, "--rows", "128")),
+    Part("cache_hook", quick=("--rounds", "40")),
+    Part("cache", quick=("--rounds", "3", "--rows", "5000")),
     Part("step_cost"),
     Part("intermediate"),
-    Part("chunked_loss"),
+    Part("chunked_loss", quick=("--repeats", "1", "--tokens", "256", "--vocabulary", "500", "--hidden", "32")),
     Part("ledger"),
-    Part("ipex", environment="ipex", page="ipex_page"),
-    Part("tensorflow_step", environment="main", page="tensorflow_page"),
+    Part("ipex", environment="ipex"),
+    Part("tensorflow_step", environment="main", page="tensorflow_page", quick=("--rounds", "2", "--small-steps", "10")),
 )
 
 

@@ -168,7 +168,7 @@ def measure(names: list[str], *, rounds: int, batch: int = 128, depths: tuple[in
     return {
         **figures(times, AIMS),
         "case": f"ResNet-{depths[1]} → ResNet-{depths[0]}, 32 × 32, batch {batch}",
-        "missing": [NEEDS[name] for name in names if name not in steps],
+        "missing": [peers.PACKAGES[NEEDS[name]] for name in names if name not in steps],
     }
 
 
