@@ -10,6 +10,10 @@ JOBS   ?= 2
 IPEX_VENV  ?= .venv-ipex
 IPEX_READY := $(IPEX_VENV)/.ready
 
+# The libraries that the benchmarks compare with need versions of their own (6 GB, with torchvision's torch).
+PEERS       ?= .venv-peers
+PEERS_READY := $(PEERS)/.ready
+
 # One thread a process: the tests run in JOBS processes, and threads would fight for the cores.
 PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python -m pytest
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -60,8 +64,16 @@ examples: $(READY) fashion-mnist ## every example with its small settings (--qui
 docs: $(READY) ## the code blocks of the documentation (a part of `make test`)
 	$(PYTEST) tests/docs
 
-bench: $(READY) ## what a step costs, as ratios to a hand-written loop
-	$(BIN)/python -m benchmarks
+$(PEERS_READY): benchmarks/requirements-peers.txt
+	@$(PYTHON) -m venv $(PEERS) && \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $< && \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || \
+	    { echo "make bench: $(PEERS) is not complete: benchmarks/requirements-peers.txt needs a package registry," \
+	    "or its packages on disk (PIP_FIND_LINKS)"; exit 1; }
+	@touch $@
+
+bench: $(READY) $(PEERS_READY) fashion-mnist ## what a step and a whole run cost, beside other libraries (long; BENCH='--only ...')
+	$(BIN)/python -m benchmarks --peers $(PEERS)/bin/python $(BENCH)
 
 results: $(READY) fashion-mnist ## the tables of docs/results.md (long)
 	$(BIN)/python -m benchmarks.results
@@ -80,5 +92,5 @@ check: ## the gate of continuous integration, in its order, with the time of eac
 	done
 
 clean: ## remove the environment, caches and what building leaves
-	rm -rf .venv .venv-ipex build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(IPEX_VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,9 @@
 """All benchmarks, one after the other, each in a process of its own, and the page that shows them.
 
-Run: make bench, which is python -m benchmarks [--threads 2] [--reuse]
+Figures are kept in ``.kdhooks/benchmarks``, a JSON file a part, so that one part can be measured again and the page
+be written from all of them. Other libraries stand in an environment of their own, which `make bench` builds.
+
+Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--quick] [--threads 2]
 """
 
 from __future__ import annotations
@@ -8,139 +11,143 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks import tensorflow_page
-from benchmarks.machine import processor
-from benchmarks.step_cost import markdown
+from benchmarks.goals import Goal, table
+from benchmarks.machine import features, processor
+from benchmarks.parts import Part, parts
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = ROOT / ".kdhooks" / "benchmarks"
-MODULES = ("step_cost", "intermediate", "chunked_loss", "tensorflow_step")
+PAGE = ROOT / "docs" / "benchmarks.md"
 
-PAGE = """# Benchmarks
+TOP = """# Benchmarks
 
-Ratios, not absolute times, since machines differ and are noisy: both sides run in turn in one run, swapping the order
+Ratios, not absolute times, since machines differ and are noisy: the sides run in turn in one run, swapping the order
 from round to round. Times are medians over the rounds, a ratio is the median of the rounds' own ratios.
 
-Command: `make bench`. Machine: {processor}, {threads} threads, Python {python}, torch {torch}, TensorFlow {tensorflow},
-Keras {keras}.
+Command: {command}. Machine: {processor}{features}, {threads} threads.
 
-## What a step costs
+{environments}
 
-A whole training step (student's forward, teacher's forward, loss, backward, SGD with momentum) with the hooks, against
-a loop written by hand that computes the same loss: cross-entropy, and KL at T = 4 times T², fp32, the teacher under
-no_grad.
+## What is aimed for
 
-{step_cost}
+{goals}
 
-What is aimed for: a ratio of at most 1.02 where the models cost something, and at most 60 µs where they cost nothing.
-The hooks' own work is constant a step: one call, one small `stack` that keeps the components for later, no wait for the
-device.
-
-## Hidden layers
-
-A teacher of 12 layers of which only layer 4 is tapped, against running all of it (its forward only; the aim is 0.6),
-and a step with six pairs of layers, ResNet-56 → ResNet-20, batch 128, against a loop with forward hooks written by hand
-that computes the same (the aim is 1.02). Both sides of the latter allocate and free many megabytes of features a step,
-which makes it noisier than the others.
-
-{intermediate}
-
-## Large vocabularies
-
-`chunked_distillation` (CE + KL) against the direct computation, each in a process of its own: {tokens} tokens, a
-vocabulary of {vocabulary}, hidden size {hidden}, fp32, {repeats} repeats. The aims are half of the time and a twelfth
-of the extra memory.
-
-{chunked_loss}
-
-## TensorFlow
-
-A whole training step, {student} under {teacher}, {size} × {size}, batch {batch}, SGD with momentum, fp32: cross-entropy
-and KL at T = 4 times T², alone, with the MSE of a pair of features (the end of stage 2), and with a pair whose 1x1
-convolution is trained beside the student. All sides begin with the same weights, get the same batches, and the loss of
-their first steps is compared before anything is measured. The loop by hand is one `tf.function`; fits are Keras' own,
-whose rounds are taken in turn with those of the others. *Processors* is the ratio of the time of all processors.
-
-{tensorflow_step}
-
-What is aimed for, against the loop by hand: at most 1.03 with logits and 1.05 with a pair; against
-`keras.distillation.Distiller`, which runs the student twice, at most 0.75. The small models show what is constant a
-step: Keras' own share of it is the difference of the fit with a `compute_loss` written by hand to the loop, ours that
-of the fit with the callback to the former. The fit of the student alone has no teacher, so it computes less.
+{sections}
 """
 
 
-def hidden_layers(results: dict[str, dict[str, Any]]) -> str:
-    """The rows of `benchmarks.intermediate` as a table."""
-    titles = {"teacher_ends_at_4_of_12": "teacher ends at layer 4 of 12", "six_pairs": "a step with six pairs"}
-    lines = ["| case | by hand, ms | kdhooks, ms | ratio | quartiles |", "| --- " * 5 + "|"]
-    for name, title in titles.items():
-        case = results[name]
-        low, high = case["ratio_quartiles"]
-        same = ", the same loss to the last bit" if case.get("same_bits") else ""
-        lines.append(
-            f"| {title}{same} | {case['hand_written_s'] * 1e3:.1f} | {case['hooks_s'] * 1e3:.1f} "
-            f"| {case['ratio']:.3f} | {low:.3f} to {high:.3f} |"
-        )
-    return "\n".join(lines)
+def interpreter(environment: str, options: argparse.Namespace) -> Path:
+    """The Python that runs a part.
+
+    Raises:
+        SystemExit: its environment is not there.
+    """
+    if environment == "main":
+        return Path(sys.executable)
+    found: Path = getattr(options, environment)
+    if not found.exists():
+        target = {"peers": "make bench", "ipex": "make test-ipex"}[environment]
+        raise SystemExit(f"{found} is not there: `{target}` builds that environment, which needs a package registry")
+    return found
 
 
-def large_vocabulary(result: dict[str, Any]) -> str:
-    """The figures of `benchmarks.chunked_loss` as a table."""
-    direct, chunked = result["direct"], result["chunked"]
-    return "\n".join(
-        [
-            "| | direct | chunked | ratio |",
-            "| --- " * 4 + "|",
-            f"| time, s | {direct['seconds']:.2f} | {chunked['seconds']:.2f} | {result['time_ratio']:.3f} |",
-            f"| extra GB | {direct['extra_gb']:.2f} | {chunked['extra_gb']:.2f} | {result['memory_ratio']:.3f} |",
-            "",
-            f"Gradients agree within {result['gradient_difference']:.1e} of the largest.",
-        ]
+def measure(part: Part, options: argparse.Namespace, store: Path) -> None:
+    """Run a part in a process of its own; its figures and its environment's versions go to a folder."""
+    python = str(interpreter(part.environment, options))
+    shared = {"cwd": ROOT, "env": os.environ | {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": str(ROOT)}}
+    versions = subprocess.run([python, "-m", "benchmarks.machine"], check=True, capture_output=True, **shared)
+    command = [python, "-m", f"benchmarks.{part.name}", "--threads", str(options.threads)]
+    file, began = store / f"{part.name}.json", time.perf_counter()
+    print(f"== {part.name}", flush=True)
+    command += part.quick if options.quick else ()
+    subprocess.run([*command, "--json", str(file)], check=True, **shared)
+    told = {"versions": json.loads(versions.stdout), "minutes": (time.perf_counter() - began) / 60}
+    (store / f"{part.name}.environment.json").write_text(
+        json.dumps({**told, "environment": part.environment, "threads": options.threads, "processor": processor()})
     )
+    print(f"== {part.name}: {told['minutes']:.1f} minutes", flush=True)
 
 
-def main() -> None:
-    """Measure, and write docs/benchmarks.md."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--reuse", action="store_true", help="write the page from the last figures")
-    options = parser.parse_args()
-    STORE.mkdir(parents=True, exist_ok=True)
-    figures: dict[str, dict[str, Any]] = {}
-    for module in MODULES:
-        file = STORE / f"{module}.json"
-        if not options.reuse:
-            command = [sys.executable, "-m", f"benchmarks.{module}", "--threads", str(options.threads)]
-            threads = {"OMP_NUM_THREADS": str(options.threads)}
-            subprocess.run([*command, "--json", str(file)], check=True, cwd=ROOT, env=os.environ | threads)
-        figures[module] = json.loads(file.read_text())
-    chunked = figures["chunked_loss"]
-    text = PAGE.format(
+def kept(part: Part, store: Path) -> dict[str, Any] | None:
+    """A part's last figures."""
+    file = store / f"{part.name}.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]]:
+    """The page, and its goals."""
+    goals: list[Goal] = []
+    sections, environments = [], {}
+    for part in chosen:
+        found = kept(part, store)
+        if found is None:
+            sections.append(f"<!-- {part.name} was not measured -->")
+            continue
+        module = part.module()
+        sections.append(module.section(found))
+        goals += module.goals(found) if hasattr(module, "goals") else []
+        file = store / f"{part.name}.environment.json"
+        if file.is_file():
+            environments[part.environment] = json.loads(file.read_text())["versions"]
+    titles = {"peers": "Beside other libraries", "main": "TensorFlow", "ipex": "Intel's extension"}
+    told = [
+        f"- {titles[name]}: {', '.join(f'{package} {number}' for package, number in versions.items())}."
+        for name, versions in environments.items()
+    ]
+    text = TOP.format(
+        command="`make bench`",
         processor=processor(),
-        threads=options.threads,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        step_cost=markdown(figures["step_cost"]),
-        intermediate=hidden_layers(figures["intermediate"]),
-        chunked_loss=large_vocabulary(chunked),
-        tensorflow_step=tensorflow_page.markdown(figures["tensorflow_step"]),
-        **{
-            key: figures["tensorflow_step"][key]
-            for key in ("tensorflow", "keras", "student", "teacher", "size", "batch")
-        },
-        **{key: f"{chunked[key]:,}" for key in ("tokens", "vocabulary", "hidden", "repeats")},
+        features=f" ({features()})" if features() else "",
+        threads=threads,
+        environments="\n".join(told),
+        goals=table(goals),
+        sections="\n\n".join(sections),
     )
-    (ROOT / "docs" / "benchmarks.md").write_text(text)
+    return text, goals
+
+
+def lacking(chosen: list[Part], store: Path) -> list[str]:
+    """Sides that were left out because their package is not there."""
+    figures = {part.name: kept(part, store) or {} for part in chosen}
+    return [f"{name} lacks {', '.join(found['missing'])}" for name, found in figures.items() if found.get("missing")]
+
+
+def main() -> int:
+    """Measure, and write docs/benchmarks.md; the exit status is 1 where a part failed or a side was missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [part.name for part in parts()]
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--reuse", action="store_true", help="write the page from the last figures")
+    parser.add_argument("--quick", action="store_true", help="only try the programs: tiny settings, another page")
+    parser.add_argument("--page", type=Path, help="the page that is written; docs/benchmarks.md without it")
+    for name in ("peers", "ipex"):
+        default = ROOT / f".venv-{name}" / "bin" / "python"
+        parser.add_argument(f"--{name}", type=Path, default=default, help=f"the Python of the environment {name}")
+    options = parser.parse_args()
+    store = STORE / "quick" if options.quick else STORE
+    store.mkdir(parents=True, exist_ok=True)
+    chosen = [part for part in parts() if part.name in options.only]
+    failed = []
+    for part in [] if options.reuse else chosen:
+        try:
+            measure(part, options, store)
+        except (subprocess.CalledProcessError, SystemExit) as problem:
+            failed.append(f"{part.name}: {problem}")
+    text, goals = page(parts(), options.threads, store)
+    (options.page or (store / "page.md" if options.quick else PAGE)).write_text(text)
+    for goal in goals:
+        print("reached    " if goal.reached else "NOT REACHED", f"{goal.what}: {goal.value:.3g} ({goal.bound:g})")
+    problems = failed + lacking(chosen, store)
+    print("\n".join(problems), file=sys.stderr)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

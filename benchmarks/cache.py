@@ -5,7 +5,7 @@ call `getmulti`) on a copy of the same file, in turn, the order swapped from rou
 after a look at their checksums: as bytes one by one, as one table, as decoded outputs. Rows are top-16 logits of 1,000
 classes.
 
-Run: python -m benchmarks.cache [--rows 1280000] [--folder DIR] [--json]
+Run: python -m benchmarks.cache [--rows 1280000] [--folder DIR] [--json FILE]
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 import lmdb
 import numpy as np
 
+from benchmarks.goals import Goal
 from benchmarks.machine import processor
 from kdhooks.cache import Codec, Store, TeacherStore, row_keys
 from kdhooks.cache.environment import rows_key
@@ -183,12 +184,34 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{processor()}; {took}."])
 
 
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    warm, large = results["warm_batch"]["median_ms"], results["imagenet"]
+    size, rate = large["bytes"] / 1e6, large["get_table_rate_over_lmdb"]
+    return [
+        Goal(f"hashing and reading {BATCH} CIFAR rows with 100 logits, the store alone", warm, 1.0, " ms"),
+        Goal(f"{large['rows']:,} rows, top-16 of 1,000, in key order", size, 150.0, " MB"),
+        Goal("random reads over LMDB's own rate", rate, 0.8, at_least=True),
+    ]
+
+
+def section(results: dict[str, Any]) -> str:
+    """The page's section."""
+    return f"""## The store
+
+The store alone, without a framework: a warm batch, and a store of the size of ImageNet. Random reads are compared with
+LMDB's own (`get` of the same random keys, one read transaction a batch) on a copy of the same file, in turn.
+
+{markdown(results)}"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_280_000)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--folder", type=Path, default=None, help="where the stores are made (a temporary folder)")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="the store reads in one; for `python -m benchmarks`")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
@@ -196,7 +219,9 @@ def main() -> None:
             "warm_batch": warm_batch(folder / "warm"),
             "imagenet": imagenet(folder / "large", arguments.rows, arguments.rounds),
         }
-    print(json.dumps(results, indent=2) if arguments.json else markdown(results))
+    print(markdown(results))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Distillation over a large vocabulary: `chunked_distillation` against the direct computation of the same loss.
+"""Distillation over a large vocabulary: `chunked_distillation` against the direct computation, and against Liger's.
 
 Each variant runs in a process of its own, in turn, for one forward and backward on the same numbers;
 figures are medians over the repeats. Processor time is the sum over threads, which a busy machine
 disturbs less. Extra memory is the peak of the resident set during the step less
 what was resident before it (inputs and weights). The direct computation of the full size takes about
-16 GB.
+16 GB. Liger's `LigerFusedLinearJSDLoss` with beta 0 is the same KL without T², so its weight has the T²; it runs with
+its default chunks of 1,024 tokens, with and without `torch.compile` (its default; compiling is not measured), and with
+chunks of 128 tokens, which need less memory. Where liger-kernel is not installed its variants are left out.
 
 Run: python -m benchmarks.chunked_loss [--tokens 4096] [--vocabulary 128000] [--repeats 3] [--json FILE]
 """
@@ -12,14 +14,15 @@ Run: python -m benchmarks.chunked_loss [--tokens 4096] [--vocabulary 128000] [--
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.goals import Goal
+from benchmarks.peers import missing
 from kdhooks.torch.losses import chunked_distillation
 
 TEMPERATURE, WEIGHTS = 2.0, (0.5, 0.5)
@@ -57,7 +62,31 @@ def chunked(given: Inputs) -> Tensor:
     )
 
 
-VARIANTS = {"direct": direct, "chunked": chunked}
+def liger(chunk: int, compiled: bool) -> Callable[[Inputs], Tensor]:
+    """Liger's chunked loss of the same total."""
+
+    def step(given: Inputs) -> Tensor:
+        from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+        criterion = LigerFusedLinearJSDLoss(
+            weight_hard_loss=WEIGHTS[0],
+            weight_soft_loss=WEIGHTS[1] * TEMPERATURE**2,
+            beta=0.0,
+            temperature=TEMPERATURE,
+            compiled=compiled,
+            chunk_size=chunk,
+        )
+        heads = given["hidden"], given["weight"], given["teacher_hidden"], given["teacher_weight"]
+        return torch.as_tensor(criterion(*heads, given["target"]))
+
+    return step
+
+
+COMPILED = "liger-compiled"
+LIGER = {"liger": liger(1024, False), COMPILED: liger(1024, True), "liger-128": liger(128, False)}
+VARIANTS: dict[str, Callable[[Inputs], Tensor]] = {"direct": direct, "chunked": chunked, **LIGER}
+AIMS = {"direct": (0.5, 1 / 12), "liger": (0.85, 1.0), COMPILED: (0.85, 1.0), "liger-128": (0.85, 1.0)}
+"""What time and extra memory of ours may be at most, over those of the others."""
 
 
 def inputs(tokens: int, vocabulary: int, hidden: int) -> Inputs:
@@ -90,11 +119,19 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+def compile_first(step: Callable[[Inputs], Tensor], sizes: tuple[int, int, int]) -> None:
+    """Let torch.compile meet the shapes, so that only what it made is measured."""
+    step(inputs(*sizes)).backward()
+    gc.collect()
+
+
 def measure(variant: str, sizes: tuple[int, int, int], gradients: Path | None) -> dict[str, float]:
     """One forward and backward of a variant in this process."""
     step = VARIANTS[variant]
     step(inputs(8, 64, 16)).backward()  # what is loaded on first use
     given = inputs(*sizes)
+    if variant == COMPILED:
+        compile_first(step, sizes)
     before, began, worked = resident(), time.perf_counter(), time.process_time()
     loss = step(given)
     loss.backward()
@@ -123,22 +160,85 @@ def difference(first: Path, second: Path) -> float:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """Both variants in turn; medians, and the ratios of the chunked one to the direct one."""
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    """The variants in turn; medians, and the ratios of the chunked one to each of the others."""
+    lacking = [name for name in options.variants if name in LIGER] and missing("liger_kernel")
+    names = [name for name in options.variants if not (lacking and name in LIGER)]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in VARIANTS}
+        files = {name: Path(folder) / name for name in names}
         for repeat in range(options.repeats):
-            for name in VARIANTS if repeat % 2 else reversed(VARIANTS):
+            for name in names if repeat % 2 else reversed(names):
                 runs[name].append(in_a_process(name, options, None if repeat else files[name]))
-        apart = difference(files["chunked"], files["direct"])
-    result: dict[str, Any] = {
-        name: {key: statistics.median(run[key] for run in each) for key in each[0]} for name, each in runs.items()
-    }
-    pairs = list(zip(runs["chunked"], runs["direct"], strict=True))
-    for key, ratio in (("seconds", "time_ratio"), ("cpu_seconds", "cpu_ratio"), ("extra_gb", "memory_ratio")):
-        result[ratio] = statistics.median(ours[key] / theirs[key] for ours, theirs in pairs)
+        apart = {name: difference(files["chunked"], files[name]) for name in names if name != "chunked"}
     sizes = {name: getattr(options, name) for name in ("tokens", "vocabulary", "hidden", "repeats")}
-    return {**result, **sizes, "gradient_difference": apart}
+    return {
+        "variants": {
+            name: {key: statistics.median(run[key] for run in each) for key in each[0]} for name, each in runs.items()
+        },
+        "ratios": {name: ratios(runs["chunked"], runs[name]) for name in apart},
+        "gradient_differences": apart,
+        "missing": lacking,
+        **sizes,
+    }
+
+
+def ratios(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, float]:
+    """Medians of the repeats' own ratios."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return {key: statistics.median(one[key] / other[key] for one, other in pairs) for key in KEYS}
+
+
+KEYS = ("seconds", "cpu_seconds", "extra_gb")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures as a table."""
+    lines = [
+        "| variant | s | processors, s | extra GB | our time / its | at most | our extra memory / its | at most |",
+        "| --- " * 8 + "|",
+    ]
+    for name, one in result["variants"].items():
+        told = f"| {TITLES[name]} | {one['seconds']:.2f} | {one['cpu_seconds']:.2f} | {one['extra_gb']:.2f} "
+        if name == "chunked":
+            lines.append(told + "| – | – | – | – |")
+            continue
+        ratio, (time_aim, memory_aim) = result["ratios"][name], AIMS[name]
+        lines.append(f"{told}| {ratio['seconds']:.3f} | {time_aim:.3g} | {ratio['extra_gb']:.3f} | {memory_aim:.3g} |")
+    return "\n".join(lines)
+
+
+TITLES = {
+    "direct": "direct",
+    "chunked": "`chunked_distillation`",
+    "liger": "Liger, chunks of 1,024, not compiled",
+    COMPILED: "Liger, chunks of 1,024, compiled",
+    "liger-128": "Liger, chunks of 128, not compiled",
+}
+
+
+def goals(result: dict[str, Any]) -> list[Goal]:
+    """What is aimed for, against Liger."""
+    made = []
+    for name, ratio in result["ratios"].items():
+        if name in LIGER:
+            (time_aim, memory_aim), title = AIMS[name], TITLES[name]
+            made.append(Goal(f"chunked loss over {title}: time", ratio["seconds"], time_aim))
+            made.append(Goal(f"chunked loss over {title}: extra memory", ratio["extra_gb"], memory_aim))
+    return made
+
+
+def section(result: dict[str, Any]) -> str:
+    """The page's section."""
+    apart = max(result["gradient_differences"].values())
+    return f"""## Large vocabularies
+
+`chunked_distillation` (CE + KL) against the direct computation and Liger's chunked loss, each in a process of its own,
+in turn: {result["tokens"]:,} tokens, a vocabulary of {result["vocabulary"]:,}, hidden size {result["hidden"]}, fp32,
+{result["repeats"]} repeats, the same total on all sides. Compiling is not among Liger's time.
+
+{markdown(result)}
+
+Gradients agree within {apart:.1e} of the largest."""
 
 
 def main() -> None:
@@ -150,6 +250,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--variant", choices=sorted(VARIANTS), help=argparse.SUPPRESS)
     parser.add_argument("--gradients", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -159,16 +260,7 @@ def main() -> None:
         print(json.dumps(measure(options.variant, sizes, options.gradients)))
         return
     result = compare(options)
-    result["machine"] = {"processor": platform.processor() or platform.machine(), "threads": options.threads}
-    result["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in VARIANTS:
-        case = result[name]
-        print(
-            f"{name:8s} {case['seconds']:8.2f} s  processor {case['cpu_seconds']:8.2f} s  "
-            f"extra {case['extra_gb']:6.2f} GB  loss {case['loss']:.6f}"
-        )
-    ratios = "  ".join(f"{key} {result[f'{key}_ratio']:.3f}" for key in ("time", "cpu", "memory"))
-    print(f"ratio    {ratios}  gradients within {result['gradient_difference']:.1e} of the largest")
+    print(section(result))
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=2))
 

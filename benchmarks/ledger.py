@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.goals import Goal
 from benchmarks.resnet import resnet20, resnet56
 from benchmarks.step_cost import CONF, mlp
 from kdhooks import Distillation
@@ -143,6 +144,21 @@ def markdown(results: dict[str, Any]) -> str:
     calls, off = results["calls_us"], results["calls_off_us"]
     alone = f"The ledger's calls of a step alone: {calls:.1f} µs, and {off:.2f} µs where nobody profiles."
     return "\n".join([*lines, "", alone])
+
+
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    name, case = next(iter(results["cases"].items()))
+    return [Goal(f"a profile, {name}", case["ratio"], 1.01)]
+
+
+def section(results: dict[str, Any]) -> str:
+    """The page's section."""
+    return f"""## The ledger
+
+A step inside of `distiller.profile()` against the same step without; the aim is 1.01 where the models cost something.
+
+{markdown(results)}"""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,27 @@
-"""What a page of figures says about the machine that they are from."""
+"""What a page of figures says about the machine and the environment that they are from.
+
+Run: python -m benchmarks.machine, which prints the versions of this environment as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "tensorflow-cpu",
+    "keras",
+    "neural-compressor",
+    "torchdistill",
+    "liger-kernel",
+    "transformers",
+    "intel-extension-for-pytorch",
+    "lmdb",
+)
+"""What a figure may depend on, where it is installed."""
 
 
 def processor() -> str:
@@ -13,3 +31,27 @@ def processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def features() -> str:
+    """The processor's wide and matrix instructions that low precision stands on, where the system tells them."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return ""
+    return ", ".join(name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in words)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that are here."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(versions()))

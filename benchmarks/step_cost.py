@@ -151,5 +151,20 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def section(results: dict[str, dict[str, Any]]) -> str:
+    """The page's section."""
+    return f"""## What the hooks cost
+
+A whole training step (student's forward, teacher's forward, loss, backward, SGD with momentum) with the hooks, against
+a loop written by hand that computes the same loss: cross-entropy, and KL at T = 4 times T², fp32, the teacher under
+no_grad.
+
+{markdown(results)}
+
+What is aimed for: a ratio of at most 1.02 where the models cost something, and at most 60 µs where they cost nothing.
+The hooks' own work is constant a step: one call, one small `stack` that keeps the components for later, no wait for the
+device."""
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,139 @@
+"""The figures of `benchmarks.whole_run` as tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.alternate import ratios_table, spread
+from benchmarks.goals import Goal, of_ratios
+
+AIMS = {
+    "images": (("kdhooks", "plain", 0.5), ("kdhooks", "kdhooks-alone", 1.12), ("kdhooks-compiled", "plain", None)),
+    "text": (("kdhooks", "plain", 0.8), ("kdhooks", "kdhooks-alone", None)),
+}
+TITLES = {
+    "kdhooks": "kdhooks, from an empty store",
+    "kdhooks-alone": "kdhooks, student alone",
+    "plain": "plain loop, fp32, no teacher",
+    "live": "kdhooks, fp32, live teacher",
+    "kdhooks-compiled": "kdhooks, student compiled",
+    "live-new-views": "the same, new augmentation every epoch",
+}
+
+
+def summary(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Runs by side, in the order of their seeds."""
+    found: dict[str, Any] = {"sides": {}}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        side = found["sides"].setdefault(run["side"], {"seconds": [], "accuracy": [], "seeds": []})
+        side["seeds"].append(run["seed"])
+        side["seconds"].append(run["seconds"])
+        if "accuracy" in run:
+            side["accuracy"].append(run["accuracy"])
+        if "teacher_accuracy" in run:
+            found["teacher_accuracy"] = run["teacher_accuracy"]
+        if run["side"] == "kdhooks":
+            found["ledger"], found["store_mb"] = run["ledger"], run["store_mb"]
+    return found
+
+
+def ratios(kind: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Ratios of whole runs, seed by seed."""
+    sides = found["sides"]
+    made = []
+    for of, to, at_most in AIMS[kind]:
+        if of in sides and to in sides:
+            pairs = zip(sides[of]["seconds"], sides[to]["seconds"], strict=True)
+            told = spread(one / other for one, other in pairs)
+            made.append({"of": TITLES[of], "to": TITLES[to], "at_most": at_most, **told})
+    return made
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Seconds and accuracy of each side."""
+    lines = ["| side | seconds, each seed | median | accuracy, each seed | mean |", "| --- " * 5 + "|"]
+    for name, side in found["sides"].items():
+        each = ", ".join(f"{value:.1f}" for value in side["seconds"])
+        right = ", ".join(f"{value:.2f}" for value in side["accuracy"]) or "–"
+        mean = f"{statistics.fmean(side['accuracy']):.2f}" if side["accuracy"] else "–"
+        lines.append(f"| {TITLES[name]} | {each} | {statistics.median(side['seconds']):.1f} | {right} | {mean} |")
+    return "\n".join(lines)
+
+
+def differences(found: Mapping[str, Any]) -> str:
+    """The paired differences of accuracy to the live teacher's student, where there are any."""
+    sides = found["sides"]
+    if "kdhooks" not in sides or "live" not in sides:
+        return ""
+    pairs = zip(sides["kdhooks"]["accuracy"], sides["live"]["accuracy"], strict=True)
+    apart = [one - other for one, other in pairs]
+    mean, reached = statistics.fmean(apart), "yes" if statistics.fmean(apart) >= 0 else "**no**"
+    each = ", ".join(f"{value:+.2f}" for value in apart)
+    error = ""
+    if len(apart) > 1:
+        error = f" with a standard error of {statistics.stdev(apart) / len(apart) ** 0.5:.2f}"
+    return (
+        f"Accuracy over the student of the live fp32 teacher, seed by seed: {each} points,\nin the mean {mean:+.2f}"
+        f"{error}. No worse: {reached}.\n\n"
+    )
+
+
+def goals(found: Mapping[str, Any]) -> list[Goal]:
+    """What is aimed for."""
+    made = []
+    for kind in AIMS:
+        if kind in found:
+            made += of_ratios({"ratios": ratios(kind, found[kind])}, f"{found['epochs']} epochs, {kind}")
+    sides = found.get("images", {}).get("sides", {})
+    if "kdhooks" in sides and "live" in sides:
+        apart = statistics.fmean(sides["kdhooks"]["accuracy"]) - statistics.fmean(sides["live"]["accuracy"])
+        made.append(Goal("accuracy over the live fp32 teacher's student", apart, 0.0, " points", at_least=True))
+    return made
+
+
+def section(found: Mapping[str, Any]) -> str:
+    """The page's section."""
+    parts = [
+        f"""## The whole run
+
+{found["epochs"]} epochs of `fit()` from an empty store, `teacher: {{precision: auto, channels_last: auto}}`, the same
+two for `train:`, `replays: 2`, against a plain fp32 loop that has **no teacher at all**. Whole runs in turn, the order
+swapped from seed to seed; the time is all of `fit()`, with the choices of auto and the ledger, without evaluation.
+Ratios are medians over the seeds' own ratios."""
+    ]
+    if "images" in found:
+        parts.append(_images(found))
+    if "text" in found:
+        parts.append(
+            f"""### Text
+
+A transformer of two layers of {found["width"]} under MiniLM (six layers of 384), {found["text_rows"]:,} sentences,
+batches of 64 as wide as their longest sentence, Adam. Only time is measured.
+
+{table(found["text"])}
+
+{ratios_table(ratios("text", found["text"]))}"""
+        )
+    return "\n\n".join(parts)
+
+
+def _images(found: Mapping[str, Any]) -> str:
+    images = found["images"]
+    student, teacher = found["depths"]
+    return f"""### Images
+
+ResNet-{student} under ResNet-{teacher} ({images["teacher_accuracy"]:.2f}% right), {found["rows"]:,} images of
+FashionMNIST as 3 × 32 × 32, batch 128, random crops and mirroring, accuracy on the 10,000 test images. The plain loop
+augments too, from images that are padded once and lie in memory.
+
+{table(images)}
+
+{ratios_table(ratios("images", images))}
+
+{differences(images)}The ledger of our last run, whose store took {images.get("store_mb", 0.0):.1f} MB:
+
+```text
+{images.get("ledger", "no run of ours was measured").strip()}
+```"""
