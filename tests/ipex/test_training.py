@@ -27,8 +27,6 @@ OPTIMIZERS: dict[str, Any] = {
 SGD = {"SGD": {"learning_rate": 0.05, "momentum": 0.9}}
 
 
-
-
 def steps(student: nn.Module, optimizer: Any, under: IpexTraining | None, *, bf16: bool, leave_every: int = 1) -> None:
     student.train()
     for number in range(4):

@@ -97,9 +97,7 @@ def test_one_that_can_not_be_imported_is_told_with_its_reason(
     assert capsys.readouterr().out == ""
 
 
-def test_auto_goes_without_it_and_speaks_of_its_choice_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_auto_goes_without_it_and_speaks_of_its_choice_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "kdhooks")
     distiller = distillation(tmp_path, teacher="auto", train="auto")
     distiller.fit()
