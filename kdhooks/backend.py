@@ -7,7 +7,7 @@ the backend's own module is imported only when a model of it is there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -99,6 +99,9 @@ class Backend(Protocol):
 
     def train(self, distiller: Any) -> None:
         """The built-in loop; calls every hook of `distiller`."""
+
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the configuration's training data has, and its batches: inputs where they are computed, ids."""
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Look at both models and a few batches for `check`; see `kdhooks.check.Observation`."""

@@ -39,6 +39,7 @@ class Step:
         whole: whether a term looks at the teacher's output at this step.
         layers: the teacher's layers that terms look at, as the backend calls them.
         captured: what the backend captured of these layers, by teacher.
+        held: by teacher and layer (None: its output) what takes positions that a stored output lacks out of a mask.
         ledger: times the parts of the step.
     """
 
@@ -56,6 +57,7 @@ class Step:
     whole: bool = True
     layers: frozenset[Any] = frozenset()
     captured: dict[str, Any] = field(default_factory=dict)
+    held: dict[tuple[str, Any], Callable[[Any], Any]] = field(default_factory=dict)
     ledger: Ledger = OFF
 
     def names(self, logits_keys: Sequence[str] = ()) -> tuple[str, ...]:
@@ -104,6 +106,17 @@ class Step:
             self.captured[name] = self.teachers[name].taps
         return self.captured[name]
 
+    def counted(self, mask: Any, name: str, layer: Any = None) -> Any:
+        """A mask, or None, without the positions that a teacher's stored output lacks: those of padding.
+
+        Args:
+            mask: positions that count otherwise.
+            name: of the teacher, whose output or layer was asked for before.
+            layer: as the backend calls it; None for the output.
+        """
+        narrow = self.held.get((name, layer))
+        return mask if narrow is None else narrow(mask)
+
     def _given(self, name: str) -> Any:
         given = self.teacher_output
         if isinstance(given, Mapping) and name in given:
@@ -143,6 +156,7 @@ class Term:
             output.
         balance: (step, student_loss, value) -> a further factor of the weight at this step, on the device; called
             right after `compute`.
+        probe: the value once more, without a trace in any module; None where `compute` leaves none.
     """
 
     name: str
@@ -150,6 +164,7 @@ class Term:
     compute: Callable[[Step], Tensor]
     layer: Callable[[], Any] | None = None
     balance: Callable[[Step, Tensor, Tensor], Tensor] | None = None
+    probe: Callable[[Step], Tensor] | None = None
 
 
 @runtime_checkable

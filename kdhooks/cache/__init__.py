@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdhooks.cache.codec import Codec, Layout
     from kdhooks.cache.fingerprints import Weight, fingerprint
-    from kdhooks.cache.keys import id_keys, row_keys
+    from kdhooks.cache.keys import Bits, id_keys, row_keys
     from kdhooks.cache.problems import StoreError
     from kdhooks.cache.store import Space, Store
     from kdhooks.cache.teacher_store import Lookup, TeacherStore
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kdhooks.cache.top_k import TopK
 
 _ROOMS = {
+    "Bits": "keys",
     "Codec": "codec",
     "Layout": "codec",
     "Lookup": "teacher_store",
@@ -44,6 +45,7 @@ _ROOMS = {
 }
 
 __all__ = [
+    "Bits",
     "Codec",
     "Layout",
     "Lookup",

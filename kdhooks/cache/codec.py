@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kdhooks.cache import precision
 from kdhooks.cache.precision import DTYPES, Bytes, Stored
+from kdhooks.cache.sealing import split
 from kdhooks.cache.tokens import Tokens
 from kdhooks.cache.top_k import TopK
 from kdhooks.errors import DataError, UsageError, shown
@@ -203,13 +204,20 @@ class Layout:
             raise DataError(f"outputs of {len(heads)} rows and of {len(tails)} rows don't belong together")
         return [head + tail for head, tail in zip(heads, tails, strict=True)] if whole else tails
 
-    def decode(self, rows: Sequence[bytes]) -> Outputs:
+    def decode(self, rows: Sequence[bytes] | Bytes) -> Outputs:
         """Outputs of stored rows, in their order.
+
+        Args:
+            rows: one by one, or as a table [N, bytes] where all are of one size.
 
         Raises:
             DataError: a row has another length than the layout's.
         """
         head, step = self.row_bytes
+        if isinstance(rows, np.ndarray):
+            if not self._tokens and rows.shape[1] == head:
+                return _read(self._whole, rows)
+            rows = split(rows)
         lengths = None
         if self._tokens:
             sizes = np.fromiter((len(row) - head for row in rows), np.int64, len(rows))
@@ -221,10 +229,10 @@ class Layout:
         found: Outputs = {}
         if self._whole:
             parts = rows if lengths is None else [row[:head] for row in rows]
-            found |= _read(self._whole, b"".join(parts), len(rows))
+            found |= _read(self._whole, _table(parts, head))
         if lengths is not None:
             parts = [row[head:] for row in rows] if head else rows
-            for name, value in _read(self._tokens, b"".join(parts), int(lengths.sum())).items():
+            for name, value in _read(self._tokens, _table(parts, step, int(lengths.sum()))).items():
                 found[name] = Tokens(value, lengths)
         return {field.name: found[field.name] for field in self.fields}
 
@@ -275,9 +283,12 @@ def _cut(records: Bytes, lengths: NDArray[np.int64] | None) -> list[bytes]:
     return [data[end - size * length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
-def _read(fields: Sequence[Field], data: bytes, count: int) -> Outputs:
-    """Records that lie one after the other, each field's columns as values."""
-    table = np.frombuffer(data, np.uint8).reshape(count, sum(field.bytes for field in fields))
+def _table(rows: Sequence[bytes], size: int, count: int | None = None) -> Bytes:
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows) if count is None else count, size)
+
+
+def _read(fields: Sequence[Field], table: Bytes) -> Outputs:
+    """Records that lie one below the other, each field's columns as values."""
     found, begin = {}, 0
     for field in fields:
         found[field.name] = field.decode(table[:, begin : begin + field.bytes])

@@ -17,20 +17,20 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kdhooks.cache import folder as folders
 from kdhooks.cache import problems
 from kdhooks.cache.folder import Present
 from kdhooks.cache.gate import Gate
+from kdhooks.cache.opening import opened
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.problems import StoreError
 
-READERS = 1022
 _SPACES = 126
-_UNWRITTEN_PAGES = 8  # LMDB may count a few free pages at the end of a file that it has not written yet
 
 _open: dict[str, Environment] = {}
+_inherited: set[str] = set()  # what the parent of this process had open, and looked over
 _lock = threading.RLock()
 _forking = ExitStack()
 
@@ -45,6 +45,7 @@ def _after_fork_in_child() -> None:
     global _lock, _forking
     _forking.pop_all()  # the locks in it are the parent's
     _lock = threading.RLock()
+    _inherited.update(_open)
     _open.clear()
 
 
@@ -52,6 +53,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_before_fork, after_in_parent=lambda: _forking.close(), after_in_child=_after_fork_in_child
     )
+
+
+class Table(NamedTuple):
+    """A space: its record as it is stored, how many rows it has, and how many bytes of the file they take."""
+
+    record: bytes | None
+    rows: int
+    bytes: int
 
 
 class Environment:
@@ -77,6 +86,7 @@ class Environment:
         self._handles: dict[str, Any] = {}
         self._size_bound, self._spaces = size_bound, spaces
         self._lmdb: Any = None
+        self._looked_over = str(self.path) in _inherited
         self._opened()
 
     def _opened(self) -> Any:
@@ -84,44 +94,15 @@ class Environment:
         if self._lmdb is None:
             with self._opening:
                 if self._lmdb is None:
-                    self._lmdb = self._fresh()
+                    self._lmdb = opened(
+                        self.path,
+                        size_bound=self._size_bound,
+                        read_only=self.read_only,
+                        spaces=self._spaces,
+                        look=not self._looked_over,
+                    )
+                    self._looked_over = True
         return self._lmdb
-
-    def _fresh(self) -> Any:
-        size = self.path.stat().st_size if self.path.exists() else 0
-        pages = max(self._size_bound, size, 1 << 17) // (1 << 16) + 1
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
-        environment = lmdb.open(
-            str(self.path),
-            subdir=False,
-            map_size=pages << 16,
-            readonly=self.read_only,
-            create=not self.read_only,
-            metasync=False,
-            readahead=size < memory // 2,  # beyond that, what is read ahead pushes out what is read again
-            max_readers=READERS,
-            max_dbs=self._spaces,
-            max_spare_txns=1,
-            mode=0o644,
-        )
-        try:
-            self._check_size(environment)
-            if not self.read_only:
-                environment.reader_check()  # free the places of readers that were killed
-        except BaseException:
-            environment.close()
-            raise
-        return environment
-
-    def _check_size(self, environment: Any) -> None:
-        """Refuse a file that is shorter than LMDB believes: to read beyond its end would kill the process."""
-        page = environment.stat()["psize"]
-        wanted, size = (environment.info()["last_pgno"] + 1) * page, self.path.stat().st_size
-        if size < wanted - _UNWRITTEN_PAGES * page or (size < wanted and self.read_only):
-            raise StoreError(problems.TRUNCATED.format(file=self.present.file, size=size, wanted=wanted))
-        if size < wanted:
-            with open(self.path, "r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, wanted)  # never shrinks what another process wrote
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -153,13 +134,17 @@ class Environment:
             return self._get(space, keys)
 
     def _get(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._using([space], create=False) as (environment, handles):
-            if space not in handles:
-                found: list[bytes | None] = [None for _ in keys]
-            else:
-                with environment.begin(db=handles[space]) as transaction:
-                    get = transaction.get
-                    found = [get(key) for key in keys]
+        self._gate.enter()
+        try:  # what every batch of a warm run does, in few steps
+            environment, handle = self._lmdb, self._handles.get(space)
+            ready = environment is not None and handle is not None
+            found = _found(environment, handle, keys) if ready else []
+        finally:
+            self._gate.leave()
+        if not ready:
+            with self._using([space], create=False) as (environment, handles):
+                known = space in handles
+                found = _found(environment, handles[space], keys) if known else [None] * len(keys)
         waiting = self.pending.get(space)
         if waiting:  # before what is stored, which may be the damaged row that this one replaces
             found = [waiting.get(key, row) for key, row in zip(keys, found, strict=True)]
@@ -231,21 +216,23 @@ class Environment:
     def used(self) -> int:
         """How many bytes of the file LMDB has handed out."""
         with self._using([], create=False) as (environment, _):
-            pages: int = environment.info()["last_pgno"] + 1
-            return pages * int(environment.stat()["psize"])
+            count: int = environment.info()["last_pgno"] + 1
+            return count * int(environment.stat()["psize"])
 
-    def spaces(self) -> dict[str, tuple[bytes | None, int]]:
-        """Every space by its name: its record as it is stored, and how many rows it has."""
+    def spaces(self) -> dict[str, Table]:
+        """Every space by its name."""
         with self._using([], create=False) as (environment, _), environment.begin() as transaction:
             named = [bytes(key) for key, _ in transaction.cursor()]
             records = {key[6:].decode(): transaction.get(key) for key in named if key.startswith(b"space ")}
         names = sorted({*records, *(key[5:].decode() for key in named if key.startswith(b"rows "))})
-        counts = dict.fromkeys(names, 0)
+        tables = {name: Table(records.get(name), 0, 0) for name in names}
         with self._using(names, create=False) as (environment, handles), environment.begin() as transaction:
             for name in names:
                 if name in handles:
-                    counts[name] = transaction.stat(handles[name])["entries"]
-        return {name: (records.get(name), count) for name, count in counts.items()}
+                    said = transaction.stat(handles[name])
+                    pages = said["branch_pages"] + said["leaf_pages"] + said["overflow_pages"]
+                    tables[name] = Table(records.get(name), said["entries"], pages * said["psize"])
+        return tables
 
     def rows(self, space: str) -> Iterator[tuple[bytes, bytes]]:
         """All rows of a space as they are stored, in the order of their keys."""
@@ -294,6 +281,11 @@ class Environment:
                 _open.pop(str(self.path), None)
                 with self.suspended():
                     pass
+
+
+def _found(environment: Any, handle: Any, keys: Sequence[bytes]) -> list[bytes | None]:
+    with environment.begin(db=handle) as transaction:
+        return list(map(transaction.get, keys))
 
 
 def record_key(name: str) -> bytes:

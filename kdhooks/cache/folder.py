@@ -40,7 +40,7 @@ class Present:
 
 def mark(folder: Path) -> tuple[int, int]:
     """What tells one ``store.json`` from the next: cheap enough to be asked at every batch."""
-    status = os.stat(folder / POINTER)
+    status = os.stat(f"{folder}/{POINTER}")
     return status.st_ino, status.st_mtime_ns
 
 

@@ -15,20 +15,28 @@ class Gate:
         self._inside = 0
         self._closed = False
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Pass beside others."""
+    def enter(self) -> None:
+        """Pass beside others; `leave` has to follow."""
         with self._condition:
             while self._closed:
                 self._condition.wait()
             self._inside += 1
+
+    def leave(self) -> None:
+        """Be outside again."""
+        with self._condition:
+            self._inside -= 1
+            if self._closed and not self._inside:
+                self._condition.notify_all()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Pass beside others."""
+        self.enter()
         try:
             yield
         finally:
-            with self._condition:
-                self._inside -= 1
-                if not self._inside:
-                    self._condition.notify_all()
+            self.leave()
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -19,36 +19,58 @@ from kdhooks.errors import DataError, shown
 _digest = xxhash.xxh3_128_digest
 _seed = xxhash.xxh3_64_intdigest
 _INT64 = 1 << 63
+_WHOLE = {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
+
+
+@dataclass(frozen=True)
+class Bits:
+    """An array of a dtype that NumPy does not have: its bits as whole numbers of that size, and the dtype's name.
+
+    >>> import numpy as np
+    >>> one = np.array([[0x3F80]], np.uint16)
+    >>> row_keys(Bits(one, "bfloat16")) == row_keys(Bits(one, "float16"))
+    False
+    """
+
+    array: NDArray[Any]
+    dtype: str
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One array of an input: its path there, the array, and the mask of its tokens where it has one."""
+    """One array of an input: its path there, the array, its dtype's name, and the mask of its tokens if it has one."""
 
     path: str
     array: NDArray[Any]
+    dtype: str
     mask: NDArray[np.bool_] | None = None
 
 
-def row_keys(value: Any, mask: Any = None) -> list[bytes]:
+def row_keys(value: Any, mask: Any = None, *, padding_free: bool = False) -> list[bytes]:
     """The keys of a batch, one a row, from the bytes of each row with their dtype and shape.
 
-    Integer arrays of shape [N, T] beside a mask of that shape count at unmasked positions only, and the mask
-    itself by what lies between its first and last of them, so padding on either side doesn't matter. Numbers,
-    texts and None are options that hold for every row.
+    Whole numbers and truths of shape [N, T] beside a mask of that shape count at unmasked positions only, and of the
+    mask what lies between the first and the last of them. So how long a row is padded to doesn't matter, nor what
+    stands there. How many positions are padded before the first token does matter, since a model may
+    count positions from there; not so where ``position_ids`` of that shape come along, which then are part of the key.
+    An array of that shape that is not one of tokens needs `id_keys`. Numbers, texts and None are options that hold for
+    every row.
 
     Args:
-        value: an array [N, ...], or a sequence or mapping of such; an array [1, ...] in a larger batch belongs
-            to every row. In a mapping, ``attention_mask`` [N, T] is the mask of its neighbours, and
+        value: an array [N, ...] or `Bits`, or a sequence or mapping of such; an array [1, ...] in a larger batch
+            belongs to every row. In a mapping, ``attention_mask`` [N, T] is the mask of its neighbours, and
             ``decoder_attention_mask`` that of the arrays whose names begin with ``decoder_``.
         mask: [N, T] for token arrays that come without one.
+        padding_free: say that the model's positions don't depend on padding before the first token, as in
+            decoders that take them from the mask or know relative ones only; then it doesn't matter either.
 
     Raises:
         DataError: there is no array, or arrays with different numbers of rows, or of Python objects.
     """
     options: list[str] = []
     leaves: list[_Leaf] = []
-    _collect("", value, None if mask is None else _as_mask(np.asarray(mask)), leaves, options)
+    outer = _as_mask(mask)
+    _collect("", value, outer, leaves, options)
     if not leaves:
         raise DataError("an input without arrays has no key: hand in sample_ids")
     rows = max(len(leaf.array) for leaf in leaves)
@@ -64,7 +86,9 @@ def row_keys(value: Any, mask: Any = None) -> list[bytes]:
             columns.append(_plain(leaf, options))
         else:
             groups.setdefault(id(leaf.mask), []).append(leaf)
-    columns += [_masked(group, group[0].mask, options) for group in groups.values()]
+    if outer is not None and id(outer) not in groups and len(outer) == rows:  # the model sees it all the same
+        groups[id(outer)] = [_Leaf(".attention_mask", outer, "bool", outer)]
+    columns += [_masked(group, group[0].mask, options, padding_free) for group in groups.values()]
     if len(columns) == 1:
         return columns[0] * (rows // len(columns[0]))
     wide = [column if len(column) == rows else column * rows for column in columns]
@@ -112,13 +136,14 @@ def _collect(path: str, value: Any, mask: NDArray[np.bool_] | None, leaves: list
         for index, entry in enumerate(value):
             _collect(f"{path}.{index}", entry, mask, leaves, options)
     else:
-        array = np.asarray(value)
+        array = np.asarray(value.array if isinstance(value, Bits) else value)
+        dtype = value.dtype if isinstance(value, Bits) else array.dtype.name
         if array.ndim == 0:
-            options.append(f"{path}={array.dtype.name}:{array.tobytes().hex()}")
+            options.append(f"{path}={dtype}:{array.tobytes().hex()}")
             return
-        of_tokens = mask is not None and array.ndim == 2 and array.dtype.kind in "iub" and _fits(array, mask)
+        of_tokens = mask is not None and array.ndim == 2 and dtype in _WHOLE and _fits(array, mask)
         of_tokens = of_tokens or (path.endswith("attention_mask") and mask is not None and array.shape == mask.shape)
-        leaves.append(_Leaf(path, array, mask if of_tokens else None))
+        leaves.append(_Leaf(path, array, dtype, mask if of_tokens else None))
 
 
 def _fits(array: NDArray[Any], mask: NDArray[np.bool_]) -> bool:
@@ -139,7 +164,7 @@ def _as_mask(value: Any) -> NDArray[np.bool_] | None:
 def _plain(leaf: _Leaf, options: list[str]) -> list[bytes]:
     """One digest for each row of an array."""
     array = leaf.array
-    about = f"{leaf.path}|{array.dtype.name}|{array.shape[1:]}|{'|'.join(options)}"
+    about = f"{leaf.path}|{leaf.dtype}|{array.shape[1:]}|{'|'.join(options)}"
     if array.dtype.kind in "OSU":
         return _texts(array, about)
     if array.dtype.hasobject or array.dtype.names:
@@ -163,19 +188,21 @@ def _texts(array: NDArray[Any], about: str) -> list[bytes]:
     return digests
 
 
-def _masked(group: list[_Leaf], mask: Any, options: list[str]) -> list[bytes]:
+def _masked(group: list[_Leaf], mask: Any, options: list[str], padding_free: bool) -> list[bytes]:
     """One digest for each row of the token arrays that share a mask."""
     data = [leaf for leaf in group if not leaf.path.endswith("attention_mask")]
-    about = [f"{leaf.path}|{leaf.array.dtype.name}" for leaf in data]
+    about = [f"{leaf.path}|{leaf.dtype}" for leaf in data]
     seed = _seed("|".join(["tokens", *about, *options]).encode())
     arrays = [np.broadcast_to(_little(leaf.array), mask.shape) for leaf in data]
+    positioned = padding_free or any(leaf.path.endswith("position_ids") for leaf in data)
     keys = []
     for row, kept in enumerate(mask):
         places = np.flatnonzero(kept)
-        # A gap between tokens moves the later ones, so it counts; what lies before the first or after the last
-        # token does not.
-        span = kept[places[0] : places[-1] + 1] if len(places) else places
-        pattern = len(span).to_bytes(8, "little") + np.packbits(span).tobytes()
+        # A gap between tokens moves the later ones, so it counts; what lies after the last token does not.
+        first = int(places[0]) if len(places) else 0
+        span = kept[first : places[-1] + 1] if len(places) else places
+        before = 0 if positioned else first
+        pattern = before.to_bytes(8, "little") + len(span).to_bytes(8, "little") + np.packbits(span).tobytes()
         keys.append(_digest(pattern + b"".join(array[row, places].tobytes() for array in arrays), seed=seed))
     return keys
 

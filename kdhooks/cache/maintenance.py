@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ from kdhooks.cache import folder as folders
 from kdhooks.cache.environment import Environment, acquire, record_key, rows_key
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.problems import StoreError, reason_of
-from kdhooks.cache.sealing import unseal
+from kdhooks.cache.sealing import undamaged
 from kdhooks.cache.store import read_record
 from kdhooks.cache.teacher_store import TeacherStore
 
 Progress = Callable[[int], Any]
 """Called with how many rows were done since the last call."""
 
-_AT_ONCE = 20_000
+_AT_ONCE = 4096
 _SPACES = 4096
 
 
@@ -42,11 +42,19 @@ class SpaceInfo:
         name: the teacher's fingerprint.
         rows: how many there are.
         record: what was written about it; None where that is missing or damaged.
+        bytes: how much of the file they take.
     """
 
     name: str
     rows: int
     record: dict[str, Any] | None
+    bytes: int = 0
+
+    @property
+    def created(self) -> float | None:
+        """When its first row was stored, in seconds since 1970."""
+        said = (self.record or {}).get("created")
+        return float(said) if isinstance(said, (int, float)) else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ def info(path: str | os.PathLike[str]) -> StoreInfo:
     """
     with _opened(path, read_only=True) as environment:
         spaces = [
-            SpaceInfo(name, rows, read_record(name, record)) for name, (record, rows) in environment.spaces().items()
+            SpaceInfo(name, table.rows, read_record(name, table.record), table.bytes)
+            for name, table in environment.spaces().items()
         ]
         return StoreInfo(Path(path), environment.path.stat().st_size, tuple(spaces))
 
@@ -116,11 +125,11 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Ve
             return Verified(0, {}, damage)
         bad: dict[str, int] = {}
         done = 0
-        for name, (record, _) in environment.spaces().items():
-            if record is not None and read_record(name, record) is None:
+        for name, table in environment.spaces().items():
+            if table.record is not None and read_record(name, table.record) is None:
                 damage = (*damage, f"the record of the space {name} is damaged")
             for rows in _chunks(environment.rows(name)):
-                wrong = sum(unseal(key, row) is None for key, row in rows)
+                wrong = undamaged(rows).count(False)
                 if wrong:
                     bad[name] = bad.get(name, 0) + wrong
                 done += len(rows)
@@ -157,10 +166,10 @@ def prune(
             raise StoreError(f"it has no space {unknown[0]}")
         before = -1.0 if older_than_days is None else time.time() - older_than_days * 86400
         kept = {}
-        for name, (stored, _) in spaces.items():
-            record = read_record(name, stored)
+        for name, table in spaces.items():
+            record = read_record(name, table.record)
             if record is not None and (keep is None or name in keep) and record.get("created", 0) >= before:
-                kept[name] = stored
+                kept[name] = table.record
         file = folders.next_file(folder)
         try:
             _copy(environment, folder / file, kept, progress)
@@ -249,7 +258,7 @@ def _copy(old: Environment, path: Path, kept: dict[str, Any], progress: Progress
             with new.begin(write=True) as transaction:
                 transaction.put(record_key(name), record)
             for rows in _chunks(old.rows(name)):
-                good = [(key, row) for key, row in rows if unseal(key, row) is not None]
+                good = list(compress(rows, undamaged(rows)))
                 with new.begin(db=table, write=True) as transaction, transaction.cursor() as cursor:
                     cursor.putmulti(good, append=True)
                 if progress is not None:

@@ -10,6 +10,7 @@ from kdhooks.errors import KDHooksError
 
 FOREIGN = "it holds something else, not teacher outputs of kdhooks; name another folder"
 DAMAGED = "its file {file} is damaged; delete the folder, and it is filled again"
+DAMAGED_AT = "its file {file} is damaged ({what}); delete the folder, and it is filled again"
 TRUNCATED = "its file {file} is truncated ({size:,} of {wanted:,} bytes); delete the folder, and it is filled again"
 NEWER = (
     "it is of format {found}, of a newer kdhooks, and this one reads {known}; update kdhooks, or name another folder"

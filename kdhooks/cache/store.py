@@ -15,12 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kdhooks.cache import problems
 from kdhooks.cache.environment import Environment, acquire, record_key
 from kdhooks.cache.mounts import network_file_system
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.problems import StoreError, on_read_only_disk, reason_of
-from kdhooks.cache.sealing import seal, unseal, unseal_many
+from kdhooks.cache.sealing import seal, seal_many, split, unseal, unseal_many, unsealed_table
 from kdhooks.errors import KDHooksError
 from kdhooks.messages import logger
 
@@ -250,22 +253,26 @@ class Space:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The rows under keys, None where there is none or a damaged one."""
+        found = self.get_table(keys)
+        return found if isinstance(found, list) else [*split(found)]
+
+    def get_table(self, keys: Sequence[bytes]) -> NDArray[np.uint8] | list[bytes | None]:
+        """The same, as one array [N, bytes] where all rows are there and of one size: without an object a row."""
         stored = self.store._get(self.name, keys)
-        absent = stored.count(None)
-        rows = (
-            unseal_many(keys, stored)
-            if not absent
-            else [row and unseal(key, row) for key, row in zip(keys, stored, strict=True)]
-        )
+        table = unsealed_table(keys, stored)
+        if table is not None:
+            self.hits += len(table)
+            return table
+        rows = unseal_many(keys, stored)
         missing = rows.count(None)
-        self.bad += missing - absent
+        self.bad += missing - stored.count(None)
         self.misses += missing
         self.hits += len(rows) - missing
         return rows
 
     def put_many(self, keys: Sequence[bytes], rows: Sequence[bytes]) -> None:
         """Keep rows; one that is there already is replaced."""
-        self.store._put(self.name, [(key, seal(key, row)) for key, row in zip(keys, rows, strict=True)])
+        self.store._put(self.name, list(zip(keys, seal_many(keys, rows), strict=True)))
 
     def record(self) -> dict[str, Any] | None:
         """What was written about the space when its first row was stored; None before, or where it is damaged."""

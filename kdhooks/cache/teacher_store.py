@@ -43,11 +43,13 @@ class Lookup:
     missing: NDArray[np.intp]
     _owner: TeacherStore = field(repr=False)
     _keys: Sequence[bytes] = field(repr=False)
-    _payloads: list[bytes | None] = field(repr=False)
+    _payloads: list[bytes | None] | NDArray[np.uint8] = field(repr=False)
 
     @property
     def rows(self) -> Outputs:
         """The outputs of the rows that are there, in the order of `found`; empty where none is."""
+        if isinstance(self._payloads, np.ndarray):
+            return self._owner.decode(self._payloads)
         kept = [payload for payload in self._payloads if payload is not None]
         return self._owner.decode(kept) if kept else {}
 
@@ -62,6 +64,8 @@ class Lookup:
         """
         keys = [self._keys[place] for place in self.missing]
         fresh = dict(zip(keys, self._owner.encode(keys, outputs), strict=True))
+        if isinstance(self._payloads, np.ndarray):
+            return self.rows
         pairs = zip(self._keys, self._payloads, strict=True)
         return self._owner.decode([fresh[key] if payload is None else payload for key, payload in pairs])
 
@@ -96,10 +100,10 @@ class TeacherStore:
         Args:
             keys: from `row_keys` or `id_keys`, one a row.
         """
-        payloads: list[bytes | None] = [None] * len(keys)
+        payloads: list[bytes | None] | NDArray[np.uint8] = [None] * len(keys)
         if self._known() is not None:
-            payloads = self.space.get_many(keys)
-        if None not in payloads:
+            payloads = self.space.get_table(keys)
+        if isinstance(payloads, np.ndarray) or None not in payloads:
             return Lookup(np.arange(len(keys)), np.zeros(0, np.intp), self, keys, payloads)
         first: dict[bytes, int] = {}
         for place, (key, payload) in enumerate(zip(keys, payloads, strict=True)):
@@ -136,8 +140,8 @@ class TeacherStore:
         self.space.put_many(keys, rows)
         return rows
 
-    def decode(self, rows: Sequence[bytes]) -> Outputs:
-        """The outputs of rows of bytes."""
+    def decode(self, rows: Sequence[bytes] | NDArray[np.uint8]) -> Outputs:
+        """The outputs of rows of bytes, one by one or as a table [N, bytes]."""
         layout = self._known()
         if layout is None:
             raise DataError("nothing is stored of this teacher yet")

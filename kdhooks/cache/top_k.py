@@ -42,7 +42,7 @@ class TopK:
         rows = logits.reshape(int(np.prod(logits.shape[:-1], dtype=np.int64)), classes)
         indices = _largest(rows, k)
         values = np.take_along_axis(rows, indices, axis=1)
-        others = rows.astype(np.float64)
+        others = rows.copy()
         np.put_along_axis(others, indices, -np.inf, axis=1)
         lead = logits.shape[:-1]
         rest = _logsumexp(others).astype(np.float32)
@@ -66,22 +66,31 @@ class TopK:
 def _largest(rows: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The columns of the k largest of each row, the largest first, of equal ones the left one."""
     count, classes = rows.shape
-    ranked = np.where(np.isnan(rows), np.inf, rows)  # a NaN must not hide among the rest
+    hidden = np.isnan(rows)
+    ranked = np.where(hidden, np.inf, rows) if hidden.any() else rows  # a NaN must not hide among the rest
     if k == classes or count == 0:
         return np.argsort(-ranked, axis=1, kind="stable")[:, :k].astype(np.int64)
-    bound = np.partition(ranked, classes - k, axis=1)[:, classes - k, None]
-    above, equal = ranked > bound, ranked == bound
-    wanted = k - above.sum(axis=1, keepdims=True)
-    keep = above | (equal & (np.cumsum(equal, axis=1) <= wanted))
-    columns = np.nonzero(keep)[1].reshape(count, k)
+    columns = np.argpartition(ranked, classes - k, axis=1)[:, classes - k :]
+    bound = np.take_along_axis(ranked, columns, axis=1).min(axis=1)[:, None]
+    drawn = np.flatnonzero((ranked >= bound).sum(axis=1) > k)  # rows where more are equal than there is room for
+    if len(drawn):
+        columns[drawn] = _leftmost(ranked[drawn], bound[drawn], k)
+    columns.sort(axis=1)
     order = np.argsort(-np.take_along_axis(ranked, columns, axis=1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, axis=1).astype(np.int64)
 
 
-def _logsumexp(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _leftmost(ranked: NDArray[np.float32], bound: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """The columns of those above a bound [R, 1], and of those that are equal to it the left ones, k in all."""
+    above, equal = ranked > bound, ranked == bound
+    keep = above | (equal & (np.cumsum(equal, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    return np.nonzero(keep)[1].reshape(len(ranked), k)
+
+
+def _logsumexp(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Over the last axis of [R, C]; -inf where all are."""
     top = rows.max(axis=1)
-    safe = np.where(np.isneginf(top), 0.0, top)
+    safe = np.where(np.isneginf(top), np.zeros_like(top), top)
     with np.errstate(divide="ignore", invalid="ignore"):  # log(0) is -inf, as it should be
-        total: NDArray[np.float64] = np.log(np.exp(rows - safe[:, None]).sum(axis=1)) + safe
+        total: NDArray[np.float64] = np.log(np.exp(rows - safe[:, None]).sum(axis=1, dtype=np.float64)) + safe
     return total

@@ -147,8 +147,17 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _cache(commands: _Commands[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("cache", help="look at stored teacher outputs, check them, write them anew")
+    parser = commands.add_parser("cache", help="store teacher outputs, look at them, check them, write them anew")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    build = verbs.add_parser("build", help="fill the store of a configuration from its training data")
+    _pair(build)
+    build.add_argument(
+        "--epochs",
+        type=_positive,
+        metavar="N",
+        help="epochs of augmented rows to store (dataloader.replays, or 1)",
+    )
+    build.set_defaults(action=stored.build)
     for name, action, about in (
         ("info", stored.info, "which teachers' outputs are there, and how large they are"),
         ("verify", stored.verify, "check the file and the checksum of every row"),

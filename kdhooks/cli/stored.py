@@ -1,11 +1,36 @@
-"""What ``kdhooks cache`` does: looks at a store of teacher outputs, checks it, writes it anew."""
+"""What ``kdhooks cache`` does: fills a store of teacher outputs, looks at it, checks it, writes it anew."""
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from kdhooks.cli import actions
+
+
+def build(arguments: Namespace) -> int:
+    """Fill the store of a configuration from its training data."""
+    from tqdm import tqdm
+
+    from kdhooks.stored.building import fill_store
+
+    with actions._messages():
+        distiller = actions._distiller(arguments)
+        settings = distiller.conf.settings.distillation
+        if settings.cache is None:
+            raise distiller.conf.problem("distillation", "has no cache to fill", "Write cache: {path: DIR} below it.")
+        loader = settings.train.dataloader
+        epochs = arguments.epochs or (None if loader is None else loader.replays) or 1
+        total, batches = distiller.backend.training_inputs(distiller, epochs)
+        with distiller, tqdm(total=total, unit=" rows", desc="stored", disable=None) as bar:
+            filled = fill_store(distiller, batches, bar.update)
+    print(f"{filled.rows:,} rows, of which {filled.computed:,} were computed and the others there already")
+    for name, spaces in filled.spaces.items():
+        print(f"{name}: {' '.join(spaces)}")
+    return info(Namespace(path=settings.cache.path))
 
 
 def info(arguments: Namespace) -> int:
@@ -39,18 +64,69 @@ def prune(arguments: Namespace) -> int:
         after = maintenance.prune(
             arguments.path, keep=arguments.keep or None, older_than_days=arguments.older_than, progress=progress
         )
-    print(f"{before.rows:,} rows in {before.bytes:,} bytes became {after.rows:,} rows in {after.bytes:,} bytes")
+    print(f"{before.rows:,} rows in {_size(before.bytes)} became {after.rows:,} rows in {_size(after.bytes)}")
     return 0
 
 
 def _print(found: Any) -> None:
-    print(f"{found.path}: {found.rows:,} rows of {len(found.spaces)} teachers, {found.bytes:,} bytes")
+    from kdhooks.stored.choices import CHOICE
+    from kdhooks.stored.spaces import described, teachers_in
+
+    teachers = teachers_in(found.spaces)
+    print(f"{found.path}: {_count(found.rows, 'row')} of {_count(len(teachers), 'teacher')}, {_size(found.bytes)}")
     for space in found.spaces:
-        fields = [] if space.record is None else space.record.get("fields", [])
-        kinds = [f"{field['name']} {field['codec']['dtype']} {tuple(field['shape'])}" for field in fields]
-        about = {} if space.record is None else space.record.get("about", {})
-        kinds += [f"{key}: {value}" for key, value in about.items()]
-        print(f"  {space.name}: {space.rows:,} rows; {'; '.join(kinds) or 'without a readable record'}")
+        record = space.record or {}
+        about = record.get("about", {})
+        if space in teachers:
+            print(f"  {described(space)}")
+            print(f"    {_size(space.bytes)}, first stored {_age(space.created)}")
+            for field in record["fields"]:
+                print(f"    {_field(field)}")
+        elif CHOICE in record:
+            print(f"  {about.get('teacher')} on {about.get('on')} runs in {_choice(record[CHOICE])}, as auto chose")
+        else:
+            print(f"  {space.name}: {_count(space.rows, 'row')}, without a readable record")
+
+
+def _field(field: Any) -> str:
+    """One output of a row."""
+    codec, shape = field["codec"], list(field["shape"])
+    kept = f", the {codec['top_k']} largest" if codec["top_k"] else ""
+    pooled = f", averaged to {list(codec['pool'])}" if codec["pool"] else ""
+    return f"{field['name']}: {codec['dtype']} {shape}{' a token' if field['tokens'] else ''}{kept}{pooled}"
+
+
+def _choice(said: Any) -> str:
+    from kdhooks.errors import CheckpointError
+    from kdhooks.speed import Choice
+
+    try:
+        return str(Choice.from_dict(said))
+    except CheckpointError:
+        return "a way of a newer kdhooks"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _size(count: int) -> str:
+    """Bytes in a unit that a person reads."""
+    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 1 << power:
+            return f"{count / (1 << power):.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _age(moment: float | None) -> str:
+    """How long ago a moment was, in the largest unit that fits."""
+    if moment is None:
+        return "at an unknown time"
+    seconds = max(0, int(time.time() - moment))
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"{_count(seconds // length, unit)} ago"
+    return "just now"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from kdhooks.errors import DataError
 from kdhooks.names import did_you_mean
 
 TARGET_FIELDS = ("labels", "target")
-_OURS = ("mask", "sample_ids", "teacher_output")
+_OURS = ("mask", "sample_ids", "teacher_output", "teacher_features")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Batch:
         mask: of the targets' shape, true where a position counts; None where all do.
         sample_ids: one number a row, [N]; None where the loader has none.
         teacher_output: the teacher's output where the loader brings it; None where the teacher is to run.
+        teacher_features: the teacher's hidden features by layer, where the loader brings them.
     """
 
     input: Any
@@ -34,6 +35,7 @@ class Batch:
     mask: Any = None
     sample_ids: Any = None
     teacher_output: Any = None
+    teacher_features: Any = None
 
 
 def split_batch(
@@ -44,7 +46,8 @@ def split_batch(
     Args:
         batch: what the loader served.
         inputs: the fields of a mapping that go to the model; where empty all that are neither the target nor
-            ``mask``, ``sample_ids`` or ``teacher_output``. (An ``attention_mask`` is the model's.)
+            ``mask``, ``sample_ids``, ``teacher_output`` or ``teacher_features``. (An ``attention_mask`` is the
+            model's.)
         input_columns: what the columns of a tuple are: the places of the model's positional inputs (the last
             other column is the target), or a name for each column, where ``target`` (or ``labels``), ``mask``,
             ``sample_ids`` and ``teacher_output`` are ours and the others are the model's keyword arguments.
@@ -53,7 +56,7 @@ def split_batch(
         DataError: the batch has another form, or no target.
 
     >>> split_batch(("x", "y"))
-    Batch(input='x', target='y', mask=None, sample_ids=None, teacher_output=None)
+    Batch(input='x', target='y', mask=None, sample_ids=None, teacher_output=None, teacher_features=None)
     >>> split_batch({"input_ids": 1, "attention_mask": 2, "labels": 3}).input
     {'input_ids': 1, 'attention_mask': 2}
     >>> split_batch(("a", "b", "y"), input_columns=(0, 1)).input
@@ -66,6 +69,8 @@ def split_batch(
                 "Choose fields with model.inputs"
             )
         return _from_fields(batch, inputs)
+    if not input_columns and {"input", "target"} <= set(getattr(batch, "_fields", ())):
+        return _from_named(batch)
     if not isinstance(batch, (tuple, list)):
         raise DataError(f"a batch must be (inputs, target) or a mapping, and this one is {describe(batch)}")
     if not input_columns:
@@ -73,6 +78,12 @@ def split_batch(
     if isinstance(input_columns[0], str):
         return _from_names(batch, [str(name) for name in input_columns])
     return _from_places(batch, [int(place) for place in input_columns])
+
+
+def _from_named(batch: Any) -> Batch:
+    """The parts of a named tuple that calls them as we do, such as `kdhooks.torch.StoredOutputs` serves."""
+    ours = {name: getattr(batch, name) for name in _OURS if name in batch._fields}
+    return Batch(tuple(batch.input) if isinstance(batch.input, list) else batch.input, batch.target, **ours)
 
 
 def _from_pair(batch: Sequence[Any], inputs: Sequence[str]) -> Batch:

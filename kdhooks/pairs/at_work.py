@@ -5,6 +5,7 @@ A pair's modules are made at the first step that needs them, when both shapes ar
 
 from __future__ import annotations
 
+import copy
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,6 +173,12 @@ class PairsAtWork(ABC):
             raise self._fault(index, error) from None
         return values[0] if len(values) == 1 else self.mean(values)
 
+    def probed(self, index: int, step: Step) -> Tensor:
+        """The unweighted loss of a pair once more, by a copy of its modules and without a note of it."""
+        modules, given = copy.deepcopy(self.modules[index]), self.given(index, step)
+        features = self.features(index, step.features(self.name))
+        return self.mean([modules(mine, theirs, step, given) for mine, theirs in features])
+
     def seen(self, index: int, step: Step) -> list[Sides]:
         """Both sides' features at a step; nobody looks whether they are finite before it is asked for."""
         features = self.features(index, step.features(self.name))
@@ -202,9 +209,11 @@ class PairsAtWork(ABC):
         temperature = options.get("temperature", 1.0)
         if isinstance(temperature, (int, float)) and temperature <= 0:
             raise UsageError(f"the temperature must be above 0, and is {temperature} at step {step.index}")
-        if self.mask is None:
-            return Given(self.values.as_tensor(step.mask), options=options)
-        return Given(mask_of(self.mask, step.input, self.values), True, options)
+        asked = self.mask is not None
+        mask = self.values.as_tensor(step.mask) if self.mask is None else mask_of(self.mask, step.input, self.values)
+        for tap in self.pairs[index].teachers:
+            mask = step.counted(mask, self.name, tap.key)
+        return Given(mask, asked, options)
 
     def ratio(self, index: int, student_loss: Tensor, value: Tensor) -> Tensor:
         """How much harder the loop's own loss pulls on a pair's layer of the student than the pair does."""

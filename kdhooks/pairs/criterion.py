@@ -226,6 +226,14 @@ class PairsCriterion(Hook):
             for teacher in bound.teachers.values():
                 teacher.on_train_end()
 
+    def teacher_looks(self, name: str) -> list[tuple[LayerTap, str]]:
+        """The layers of a teacher that pairs look at, each with the calls that count, once the run has begun."""
+        pairs = self._working()
+        if pairs.name != name:
+            return []
+        live = [pairs.pairs[index] for index in self._options.live()]
+        return [(tap, pair.calls) for pair in live for tap in pair.teachers]
+
     # ---- parameters and state ----------------------------------------------------------------------
 
     def parameters(self) -> Iterator[Any]:
@@ -272,6 +280,7 @@ class PairsCriterion(Hook):
             lambda step: self._working().loss(index, step),
             lambda: frozenset(tap.key for tap in self._working().pairs[index].teachers),
             (lambda step, own, value: self._working().ratio(index, own, value)) if self._balanced else None,
+            lambda step: self._working().probed(index, step),
         )
 
     def _all(self) -> Sequence[LayerPair]:

@@ -97,7 +97,7 @@ class SelfPairsCriterion(PairsCriterion):
             step.captured[ITSELF] = pairs.bound.student
             return pairs.loss(index, step)
 
-        return replace(super()._term(index), compute=compute, layer=lambda: None)
+        return replace(super()._term(index), compute=compute, layer=lambda: None, probe=None)
 
 
 def _schedule(options: PairOptions, temperature: Schedule, rules: PairRules) -> None:

@@ -76,6 +76,10 @@ def tensors_of(tap: LayerTap, captures: Captures, calls: str, values: Values) ->
     Raises:
         LayerError: it did not run, or the selector doesn't fit what it returned.
     """
+    stored = getattr(captures, "stored_tensors", None)
+    if stored is not None:  # by layer, selector and calls
+        found: list[Tensor] = stored(tap, calls)
+        return found
     slot = captures.slots[tap.key]
     captured = slot.read()
     if not captured:
@@ -88,8 +92,8 @@ def tensors_of(tap: LayerTap, captures: Captures, calls: str, values: Values) ->
     chosen = getattr(slot, "chosen", False)  # stored features: a tensor is what the selector made already
     tensors = []
     for value in captured:
-        stored = values.as_tensor(value) if chosen else None
-        tensors.append(select(value, tap, captures, values) if stored is None else stored)
+        handed = values.as_tensor(value) if chosen else None
+        tensors.append(select(value, tap, captures, values) if handed is None else handed)
     if calls == "mean" and len(tensors) > 1:
         shapes = {tuple(tensor.shape) for tensor in tensors}
         if len(shapes) > 1:

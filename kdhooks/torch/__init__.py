@@ -4,10 +4,12 @@ from kdhooks.torch.criteria import KnowledgeDistillationLoss
 from kdhooks.torch.intermediate import IntermediateLayersKnowledgeDistillationLoss
 from kdhooks.torch.large_vocabulary import LargeVocabularyDistillationLoss
 from kdhooks.torch.self_distillation import SelfKnowledgeDistillationLoss
+from kdhooks.torch.stored_outputs import StoredOutputs
 
 __all__ = [
     "IntermediateLayersKnowledgeDistillationLoss",
     "KnowledgeDistillationLoss",
     "LargeVocabularyDistillationLoss",
     "SelfKnowledgeDistillationLoss",
+    "StoredOutputs",
 ]

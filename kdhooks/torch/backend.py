@@ -20,9 +20,11 @@ from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
+from kdhooks.stored.shared import shared_store
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
 from kdhooks.torch.monitor import Monitor
+from kdhooks.torch.stored_teacher import StoredTeacher
 from kdhooks.torch.taps import Taps, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
 
@@ -72,11 +74,19 @@ class TorchBackend:
         for criterion in criteria:
             if hasattr(criterion, "bind"):
                 criterion.bind(bound)
+        for teacher in teachers.values():
+            if hasattr(teacher, "follow_criteria"):
+                teacher.follow_criteria(criteria)
 
-    def teachers(
-        self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf
-    ) -> dict[str, Teacher]:
-        """The teachers by name, not yet attached."""
+    def teachers(self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf) -> dict[str, Any]:
+        """The teachers by name, not yet attached; behind a store where the configuration has one."""
+        teachers = self._teachers(models, student, conf)
+        shared = shared_store(conf, follows_student=conf.settings.distillation.teacher.ema is not None)
+        if shared is None:
+            return teachers
+        return {name: StoredTeacher(teacher, name, shared, student) for name, teacher in teachers.items()}
+
+    def _teachers(self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf) -> dict[str, Any]:
         settings = conf.settings.distillation.teacher
         speed: dict[str, Any] = {
             key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex")
@@ -220,6 +230,12 @@ class TorchBackend:
         from kdhooks.torch.train_loop import train
 
         train(distiller)
+
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the training data has in all, and its batches, each row once an epoch."""
+        from kdhooks.torch.stored_building import training_inputs
+
+        return training_inputs(distiller, epochs)
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""

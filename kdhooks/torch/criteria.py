@@ -148,13 +148,16 @@ class KnowledgeDistillationLoss:
             temperature = self._temperature(step.index)
             if temperature <= 0:
                 raise UsageError(f"the temperature must be above 0, and is {temperature} at step {step.index}")
-            mask = self._mask(step, student, axis)
 
             def against(teacher: Tensor) -> Tensor:
                 return loss(student, teacher, temperature=temperature, target=step.target, mask=mask, axis=axis)
 
             shares = self._shares(step.names(self.outputs), step.index)
-            teachers = [(share, self._teacher(step, name)) for name, share in shares.items() if share != 0]
+            names = [name for name, share in shares.items() if share != 0]
+            teachers = [(shares[name], self._teacher(step, name)) for name in names]
+            mask = self._mask(step, student, axis)
+            for name in names:
+                mask = step.counted(mask, name)
             if len(teachers) == 1:
                 return against(teachers[0][1])
             for _, teacher in teachers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdhooks.config.mappings import LayerTap, hidden_tap
@@ -136,6 +137,10 @@ class LargeVocabularyDistillationLoss(Hook):
         if constant_value(self._weights[1]) != 0:
             sides[1].attach([self._taps[1].key])
 
+    def teacher_looks(self, name: str) -> list[tuple[LayerTap, str]]:
+        """The teacher's last hidden states, once the run has begun, where the divergence can count."""
+        return [(self._taps[1], "last")] if name == self._name and constant_value(self._weights[1]) != 0 else []
+
     def on_after_compute_loss(self) -> None:
         """Let go of all hidden states; the loss has what it needs."""
         self._found = None
@@ -184,6 +189,10 @@ class LargeVocabularyDistillationLoss(Hook):
         hidden, target, mask = self._student(step, weights[0] != 0)
         head = self._head(0, "student")
         theirs = (self._teacher(step), self._head(1, "teacher")) if weights[1] else (hidden.detach(), head)
+        held = step.counted(None, self._name, self._taps[1].key)  # a stored row has nothing at positions of padding
+        if held is not None:
+            held = held[..., :-1] if self._shift else held
+            mask = held if mask is None else held & mask.to(held.device, torch.bool)
         total = criterion(hidden, head, *theirs, target=target, mask=mask)
         terms = dict(criterion.losses)
         name = self.loss_types[carrier]

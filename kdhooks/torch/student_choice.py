@@ -158,16 +158,16 @@ def _first_input(distiller: Any, loader: Any) -> Iterator[Any]:
     """The model's input of the first batch, or None; the loader and the generators are afterwards as they were."""
     conf = distiller.conf.settings
     columns = conf.distillation.train.dataloader
-    with untouched([unwrap(distiller.student_model)], loader, distiller.backend):
+    with untouched([], loader, distiller.backend):  # left before anything is timed: workers would compute beside it
         batches = iter(loader)
         batch = None if batches is loader else next(batches, None)  # an iterator's batch would be lost
-        if batch is None:
-            yield None
-            return
-        parts = split_batch(
-            batch, inputs=conf.model.inputs, input_columns=() if columns is None else columns.input_columns
-        )
-        yield parts.input
+        del batches
+    given = None
+    if batch is not None:
+        places = () if columns is None else columns.input_columns
+        given = split_batch(batch, inputs=conf.model.inputs, input_columns=places).input
+    with untouched([], None, distiller.backend):
+        yield given
 
 
 def _copies(student: nn.Module, inputs: Any, layouts: tuple[bool, ...]) -> dict[bool, nn.Module]:

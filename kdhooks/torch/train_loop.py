@@ -134,6 +134,7 @@ class TrainLoop(BuiltInLoop):
                 target=target,
                 mask=mask,
                 sample_ids=parts.sample_ids,
+                teacher_features=self._move(parts.teacher_features),
             )
         return total
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import time
-from hashlib import sha256
+import tempfile
 from pathlib import Path
 
 import lmdb
@@ -18,105 +15,9 @@ import pytest
 
 from kdhooks.cache import Codec, Store, StoreError, TeacherStore, row_keys
 from kdhooks.cache import mounts as mounts_module
+from kdhooks.cache.environment import Environment
 from kdhooks.cache.maintenance import info, prune, verify
-
-ROOT = Path(__file__).resolve().parents[2]
-FLUSH = 50
-
-FILLER = f"""
-import sys
-from hashlib import sha256
-from kdhooks.cache import Store
-store = Store(sys.argv[1], flush_rows={FLUSH}, flush_seconds=1e9)
-space, number, begin = store.space("space"), 0, int(sys.argv[2])
-while True:
-    name = f"{{begin}} {{number}}".encode()
-    digest = sha256(name).digest()
-    space.put_many([digest[:16]], [digest * 3])
-    number += 1
-    print(number, flush=True)
-"""
-
-MIXED = """
-import random, sys, time
-from hashlib import sha256
-from kdhooks.cache import Store
-store, draw = Store(sys.argv[1], flush_rows=100), random.Random(sys.argv[3])
-space, end = store.space("space"), time.monotonic() + float(sys.argv[4])
-while time.monotonic() < end:
-    digests = [sha256(str(draw.randrange(5000)).encode()).digest() for _ in range(64)]
-    keys = [digest[:16] for digest in digests]
-    if sys.argv[2] == "write":
-        space.put_many(keys, [digest * 3 for digest in digests])
-    else:
-        for row, digest in zip(space.get_many(keys), digests):
-            assert row is None or row == digest * 3
-store.close()
-assert not space.bad and not store.write_problem and store.problem == "it is closed"
-print(space.hits)
-"""
-
-
-def run(code: str, *arguments: object) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def row(name: str) -> tuple[bytes, bytes]:
-    digest = sha256(name.encode()).digest()
-    return digest[:16], digest * 3
-
-
-def kill_many(folder: Path, kills: int) -> None:
-    put: dict[int, int] = {}
-    for begin in range(kills):
-        process = run(FILLER, folder, begin)
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()
-        time.sleep(0.01 * (begin % 13))
-        process.send_signal(signal.SIGKILL)
-        lines = process.stdout.read().split("\n")
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
-        put[begin] = max((int(line) for line in lines[:-1] if line), default=1)
-    found = verify(folder)
-    assert found.ok
-    with Store(folder, strict=True) as store:
-        space = store.space("space")
-        for begin, count in put.items():
-            keys, rows = zip(*(row(f"{begin} {number}") for number in range(count)), strict=True)
-            stored = space.get_many(keys)
-            there = [mine for mine in stored if mine is not None]
-            assert there == list(rows[: len(there)]), "the flushed rows are there, the later ones missing"
-            assert count - len(there) <= FLUSH
-        assert space.bad == 0
-
-
-def test_killed_processes_lose_at_most_what_they_had_not_flushed(tmp_path: Path) -> None:
-    kill_many(tmp_path / "store", 15)
-
-
-@pytest.mark.soak
-def test_two_hundred_killed_processes(tmp_path: Path) -> None:
-    kill_many(tmp_path / "store", 200)
-
-
-def mixed(folder: Path, seconds: float) -> None:
-    processes = [run(MIXED, folder, "write" if n < 2 else "read", n, seconds) for n in range(10)]
-    ends = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0] * 10, ends
-    assert [error for _, error in ends] == [""] * 10
-    assert verify(folder).ok
-
-
-def test_eight_readers_and_two_writers(tmp_path: Path) -> None:
-    mixed(tmp_path / "store", 2)
-
-
-@pytest.mark.soak
-def test_eight_readers_and_two_writers_for_a_minute(tmp_path: Path) -> None:
-    mixed(tmp_path / "store", 60)
+from tests.core.cache_programs import row, run
 
 
 def filled(folder: Path, count: int = 8) -> tuple[list[bytes], list[bytes]]:
@@ -187,7 +88,7 @@ def test_foreign_folders_and_newer_formats(
 def test_a_foreign_file_of_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     filled(tmp_path)
     (tmp_path / "rows-1.mdb").write_bytes(b"\x80\x04cos\nsystem\n" * 5000)
-    reason = "its file rows-1.mdb is damaged; delete the folder, and it is filled again"
+    reason = "its file rows-1.mdb is damaged (it is no LMDB file); delete the folder, and it is filled again"
     assert unused(tmp_path, caplog) == NO_USE.format(path=tmp_path, reason=reason)
 
 
@@ -226,6 +127,82 @@ def test_a_folder_that_cannot_be_written(
 NO_MORE = "the cache {path} stores nothing more: {reason}. What is stored is still read."
 
 
+def test_a_folder_of_somebody_else() -> None:
+    code = """
+import os, sys
+from kdhooks.cache import Store
+if os.geteuid() == 0:  # whom permissions don't bind
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+for folder in sys.argv[1:]:
+    store = Store(folder)
+    space = store.space("space")
+    space.put_many([b"key"], [b"row"])
+    print(space.get_many([b"key"]), store.problem)
+"""
+    with tempfile.TemporaryDirectory() as name:
+        filled(Path(name) / "store")
+        for folder in (name, f"{name}/store"):
+            os.chmod(folder, 0o555)
+        try:
+            out, error = run(code, f"{name}/new", f"{name}/store").communicate()
+        finally:
+            os.chmod(f"{name}/store", 0o755)
+            os.chmod(name, 0o755)
+    reason = "the folder can't be written (Permission denied)"
+    assert out == f"[None] {reason}\n" * 2
+    assert error == "".join(NO_USE.format(path=f"{name}/{end}", reason=reason) + "\n" for end in ("new", "store"))
+
+
+def test_a_store_on_a_read_only_disk_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, rows = filled(tmp_path)
+    really = lmdb.open
+
+    def refuse_writing(*words: object, readonly: bool, **more: object) -> lmdb.Environment:
+        if not readonly:
+            raise lmdb.Error("rows-1.mdb: Read-only file system")
+        return really(*words, readonly=True, **more)
+
+    monkeypatch.setattr(lmdb, "open", refuse_writing)
+    with caplog.at_level(logging.WARNING, "kdhooks"), Store(tmp_path) as store:
+        store.space("space").put_many([b"key"], [b"row"])
+        assert store.space("space").get_many([*keys, b"key"]) == [*rows, None]
+    reason = "the folder can't be written (Read-only file system)"
+    assert caplog.messages == [NO_MORE.format(path=tmp_path, reason=reason)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (lmdb.Error("mdb_txn_commit: No space left on device"), "the disk is full"),
+        (lmdb.Error("mdb_txn_commit: Disk quota exceeded"), "the disk is full"),
+        (lmdb.DiskError("mdb_txn_commit: Input/output error"), "the disk is full, or fails"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+    ],
+)
+def test_a_disk_that_becomes_full(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: str,
+) -> None:
+    keys, rows = filled(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with caplog.at_level(logging.WARNING, "kdhooks"), Store(tmp_path, flush_rows=2) as store:
+        monkeypatch.setattr(Environment, "flush", fail)
+        for number in range(9):
+            store.space("space").put_many([b"%d" % number], [b"row"])
+        assert store.space("space").get_many([*keys, b"1"]) == [*rows, None]
+    assert caplog.messages == [NO_MORE.format(path=tmp_path, reason=reason)]
+
+
 def test_at_its_bound_it_stores_nothing_more_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "kdhooks"), Store(tmp_path, size_bound=1 << 18, flush_rows=100) as store:
         space = store.space("space")
@@ -251,28 +228,6 @@ print(space.get_many([b"%016d" % 0]) == [b"x" * 96], store.write_problem)
     out, error = run(code, tmp_path).communicate()
     assert out == "True the disk is full, or fails\n"
     assert error == NO_MORE.format(path=tmp_path, reason="the disk is full, or fails") + "\n"
-
-
-def test_a_forked_child_opens_the_store_anew_and_the_parent_goes_on(tmp_path: Path) -> None:
-    code = """
-import os, sys
-from kdhooks.cache import Store
-store = Store(sys.argv[1], strict=True)
-space = store.space("space")
-space.put_many([b"early"], [b"1"])
-store.flush()
-space.put_many([b"waits"], [b"2"])
-child = os.fork()
-if not child:
-    found = space.get_many([b"early", b"waits"])
-    space.put_many([b"child"], [b"3"])
-    store.close()
-    sys.exit(found != [b"1", None])
-assert os.waitpid(child, 0)[1] == 0
-print(space.get_many([b"early", b"waits", b"child"]))
-"""
-    out, error = run(code, tmp_path).communicate()
-    assert (out, error) == ("[b'1', b'2', b'3']\n", "")
 
 
 def test_pruning_under_an_open_store_keeps_its_rows(tmp_path: Path) -> None:

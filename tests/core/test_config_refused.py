@@ -57,7 +57,7 @@ def test_refused_criteria_are_refused_in_a_list_too():
         ("model.framework", "onnxrt", "expected one of 'pytorch', 'tensorflow', got 'onnxrt'"),
         ("model.name", "../elsewhere", "expected text without slashes, got '../elsewhere'"),
         ("model.inputs", [1], None),
-        ("distillation", 3, "expected a mapping, got 3\n  Keys here: train, teacher"),
+        ("distillation", 3, "expected a mapping, got 3\n  Keys here: train, teacher, cache"),
         ("distillation.train.iteration", 0, "expected a whole number of at least 1, or -1 for all, got 0"),
         ("distillation.train.iteration", 1.5, "expected a whole number of at least 1, or -1 for all, got 1.5"),
         ("distillation.train.start_epoch", None, "expected a whole number of at least 0, got nothing"),

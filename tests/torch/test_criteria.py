@@ -31,7 +31,7 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("student", FORMS)
 @pytest.mark.parametrize("teacher", FORMS)
 def test_outputs_of_every_form(student: str, teacher: str) -> None:
-    given = Step(0, LOGITS, FORMS[student](LOGITS), teachers={"teacher": lambda _: FORMS[teacher](OTHER)})
+    given = Step(0, LOGITS, FORMS[student](LOGITS), teachers={"teacher": lambda value, step: FORMS[teacher](OTHER)})
     assert torch.equal(term(given), kd(LOGITS, OTHER))
 
 

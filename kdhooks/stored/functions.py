@@ -1,0 +1,100 @@
+"""A function by what it does, so that outputs that another selector chose are never taken for this one's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import CodeType
+from typing import Any
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
+
+
+def function_digest(function: Callable[..., Any]) -> str:
+    """32 hexadecimal digits of a function's name, byte code, constants, defaults and closure.
+
+    Comments and lines don't count. What a function calls counts by its name only.
+
+    >>> function_digest(lambda value: value[0]) == function_digest(lambda value: value[0])
+    True
+    >>> function_digest(lambda value: value[0]) == function_digest(lambda value: value[1])
+    False
+    """
+    return hashlib.blake2b("\n".join(_parts(function, set())).encode(), digest_size=16).hexdigest()
+
+
+def plain(value: Any) -> str | None:
+    """A value as text, where it is a number, a text, or a collection of such; None where it is something else.
+
+    >>> plain({"b": (1, 2.0)}), plain(object())
+    ("{'b':(1,2.0)}", None)
+    """
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = [(plain(key), plain(item)) for key, item in value.items()]
+        texts = [f"{key}:{item}" for key, item in items if key is not None and item is not None]
+        return f"{{{','.join(texts)}}}" if len(texts) == len(items) else None
+    if isinstance(value, (tuple, list, set, frozenset)):
+        parts = [plain(item) for item in value]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        unordered = isinstance(value, (set, frozenset))
+        return f"({','.join(sorted(known) if unordered else known)})"
+    return None
+
+
+def _parts(function: Any, seen: set[int]) -> list[str]:
+    if id(function) in seen:  # a closure over itself
+        return ["again"]
+    seen.add(id(function))
+    if isinstance(function, partial):
+        held = [text for item in (*function.args, *sorted(function.keywords.items())) for text in _value(item, seen)]
+        return ["partial", *_parts(function.func, seen), *held]
+    if hasattr(function, "__func__"):  # a method, with what it is bound to
+        return ["method", *_parts(function.__func__, seen), *_value(function.__self__, seen)]
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return _callable_object(function, seen)
+    named = sorted((function.__kwdefaults__ or {}).items())
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    held = [text for item in (*(function.__defaults__ or ()), *named, *cells) for text in _value(item, seen)]
+    return [f"{function.__module__}.{function.__qualname__}", *_code(code), *held]
+
+
+def _callable_object(function: Any, seen: set[int]) -> list[str]:
+    kind = type(function)
+    if isinstance(function, type) or kind.__module__ == "builtins":
+        return [f"{function.__module__}.{getattr(function, '__qualname__', kind.__qualname__)}"]
+    code: Any = getattr(vars(kind).get("__call__"), "__code__", None)
+    state = sorted(getattr(function, "__dict__", {}).items())
+    texts = [] if code is None else _code(code)
+    return [f"{kind.__module__}.{kind.__qualname__}", *texts, *(text for item in state for text in _value(item, seen))]
+
+
+def _value(value: Any, seen: set[int]) -> list[str]:
+    """A value that a function holds: as text, as the function that it is, or by its class."""
+    text = plain(value)
+    if text is not None:
+        return [text]
+    if isinstance(value, tuple):
+        return [text for item in value for text in _value(item, seen)]
+    if callable(value):
+        return _parts(value, seen)
+    return [f"{type(value).__module__}.{type(value).__qualname__}"]
+
+
+def _code(code: CodeType) -> list[str]:
+    constants = []
+    for constant in code.co_consts:
+        constants += _code(constant) if isinstance(constant, CodeType) else [plain(constant) or "?"]
+    return [code.co_code.hex(), " ".join((*code.co_names, "|", *code.co_varnames, "|", *code.co_freevars)), *constants]
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a variable that was never set
+        return False

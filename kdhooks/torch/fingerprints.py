@@ -1,0 +1,135 @@
+"""What a teacher in PyTorch is known by: its weights, its code, and its options that are no tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdhooks.stored.functions import function_digest, plain
+from kdhooks.torch.taps import is_ours
+from kdhooks.torch.wrappers import inside, named_layers
+
+if TYPE_CHECKING:
+    from kdhooks.cache import Weight
+
+_BITS: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16}
+_PUBLISHED = frozenset({"torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "sentence_transformers"})
+"""Packages whose classes are known by the package's version, without a look at their source."""
+
+
+def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
+    """A tensor's values on the host, or their bits where NumPy has no such dtype; and the dtype's name in torch.
+
+    On the CPU nothing is copied.
+    """
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if _is_foreign(tensor.dtype):
+        tensor = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
+    return tensor.numpy(force=True), dtype
+
+
+def _is_foreign(dtype: torch.dtype) -> bool:
+    return dtype is torch.bfloat16 or "float8" in str(dtype)
+
+
+def weights_of(model: nn.Module) -> Iterator[Weight]:
+    """All parameters and buffers, in the model's order, by their author's names."""
+    from kdhooks.cache import Weight
+
+    for name, tensor in _tensors(model):
+        array, dtype = host_array(tensor)
+        yield Weight(name, array, dtype)
+
+
+def unreadable(model: nn.Module) -> str:
+    """The name of a weight whose values can't be read as they are, and its class; empty where there is none."""
+    for name, tensor in _tensors(model):
+        plainly = type(tensor) in (Tensor, nn.Parameter) or isinstance(tensor, nn.Parameter)
+        if not plainly or tensor.device.type == "meta" or tensor.is_quantized or tensor.layout is not torch.strided:
+            return f"{name}, {type(tensor).__name__} on {tensor.device.type}"
+    return ""
+
+
+def versions_of(model: nn.Module) -> list[tuple[int, int]]:
+    """What changes when a weight is written to or replaced, at no cost; in inference tensors only replacing is seen."""
+    tensors = (tensor for _, tensor in _tensors(model))
+    return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
+def classes_of(model: nn.Module) -> tuple[list[type], list[str]]:
+    """The classes of a model's modules: those to know by their source, and those of published packages by version."""
+    kinds = dict.fromkeys(type(inside(module)) for module in named_layers(model).values())
+    own, published = [], []
+    for kind in kinds:
+        package = kind.__module__.split(".", 1)[0]
+        version = getattr(sys.modules.get(package), "__version__", None) if package in _PUBLISHED else None
+        if version is None:
+            own.append(kind)
+        else:
+            published.append(f"{kind.__module__}.{kind.__qualname__} of {package} {version}")
+    return own, sorted(published)
+
+
+def options_of(model: nn.Module) -> list[str]:
+    """What changes a model's output besides weights and classes: its structure, plain attributes, functions, hooks.
+
+    Attributes count where they are numbers, texts, or collections of such; those whose names begin with an underscore
+    don't, and no other object does but functions and a Hugging Face config.
+    """
+    root = inside(model)
+    texts = [repr(root)]
+    config: Any = getattr(root, "config", None)
+    if hasattr(config, "to_json_string"):
+        texts.append(config.to_json_string(use_diff=False))
+    for name, module in named_layers(model).items():
+        own = [*_attributes(inside(module)), *_hooks(inside(module))]
+        if own:
+            texts.append(f"{name}: {'; '.join(own)}")
+    return texts
+
+
+def _attributes(module: nn.Module) -> Iterator[str]:
+    for name, value in sorted(vars(module).items()):
+        if name.startswith("_") or name in ("training", "config"):
+            continue
+        text = plain(value)
+        if text is not None:
+            yield f"{name}={text}"
+        elif callable(value) and not isinstance(value, nn.Module):
+            yield f"{name}={function_digest(value)}"
+
+
+def _hooks(module: nn.Module) -> Iterator[str]:
+    """Hooks that may change what a layer gets or returns."""
+    for kind in (module._forward_pre_hooks, module._forward_hooks):
+        yield from (f"hook {function_digest(hook)}" for hook in kind.values() if not is_ours(hook))
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    root = inside(model)
+    yield from ((_clean(name), tensor) for name, tensor in root.named_parameters())
+    yield from ((_clean(name), tensor) for name, tensor in root.named_buffers())
+
+
+def _clean(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPED)
+
+
+_WRAPPED: Sequence[str] = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
+
+def float_array(tensor: Tensor) -> NDArray[Any]:
+    """A tensor's values on the host; those of dtypes that NumPy has not as float32."""
+    return (tensor.float() if _is_foreign(tensor.dtype) else tensor).numpy(force=True)
+
+
+def tensor_beside(array: NDArray[Any], beside: Tensor) -> Tensor:
+    """An array as a tensor where another one is; on the CPU nothing is copied."""
+    tensor = torch.from_numpy(array if array.flags.writeable else np.array(array))
+    return tensor if beside.device.type == "cpu" else tensor.to(beside.device, non_blocking=True)
