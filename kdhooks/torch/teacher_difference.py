@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class Seen:
     features: dict[str, list[Tensor]]
 
     def tensors(self) -> list[Tensor]:
-        """All of them."""
-        return [*_tensors(self.output), *(one for several in self.features.values() for one in several)]
+        """All of them, the features first."""
+        return [*(one for several in self.features.values() for one in several), *_tensors(self.output)]
 
 
 def seen(output: Any, taps: TeacherTaps | None) -> Seen:
@@ -45,7 +45,7 @@ def seen(output: Any, taps: TeacherTaps | None) -> Seen:
 
 
 def agree(one: Seen, other: Seen, *, bitwise: bool = False, within: float = 0.05, dtypes: bool = True) -> bool:
-    """Whether two forwards gave the same.
+    """Whether two forwards gave the same, in their features alone where one of them was ended.
 
     Args:
         one: of a forward.
@@ -54,6 +54,8 @@ def agree(one: Seen, other: Seen, *, bitwise: bool = False, within: float = 0.05
         within: this share otherwise; 5% is as far as another order of sums takes a deep model.
         dtypes: whether these must be the same too.
     """
+    if one.output is None or other.output is None:
+        one, other = replace(one, output=None), replace(other, output=None)
     pairs = list(zip(one.tensors(), other.tensors(), strict=False))
     if len(one.tensors()) != len(other.tensors()) or any(a.shape != b.shape for a, b in pairs):
         return False
@@ -87,10 +89,11 @@ def _of_logits(low: Tensor, full: Tensor) -> str:
     """Largest and mean difference of logits [N, C], [N, T, C] or [N, C, H, W], and where both have one answer."""
     apart = (low - full).abs()
     axis = 1 if low.ndim >= 4 else -1
+    rows = "rows" if low.ndim == 2 else "positions"
     same = (low.argmax(axis) == full.argmax(axis)).float()
     return (
         f"logits differ by at most {float(apart.max()):.3g} (mean {float(apart.mean()):.2g}), "
-        f"the largest is the same in {float(same.mean()):.1%} of {same.numel()}"
+        f"the same class is the largest in {float(same.mean()):.1%} of {same.numel()} {rows}"
     )
 
 

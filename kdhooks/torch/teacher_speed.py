@@ -85,6 +85,7 @@ class Way:
         compiling = choice.compile and "_orig_mod" not in subject.model._modules
         self.compiled = Compiled(subject.model) if compiling else None
         self._without_graph = WithoutGraph(subject.model, allowed=free and not subject.shares and not choice.compile)
+        self._bare = choice.precision is None and not subject.shares and self.copies is None
         self._attention = dtype is not None and any(isinstance(m, _ATTENTION) for m in subject.model.modules())
 
     @property
@@ -119,20 +120,25 @@ class Way:
             taps.compiled = self.compiled
             taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
+        if self._bare:
+            with self._without_graph.context(taps is None):
+                output = forward(*args, **kwargs)
+            return self._without_graph.handed_out(output)
         if self.copies is not None:
             args, kwargs = self.copies.inputs(args, kwargs)
         with (
             self._without_graph.context(taps is None),
             self._autocast(args, kwargs),
             self._shared_in_eval(),
-            nullcontext() if self.copies is None else self.copies.in_place(),
+            self.copies.in_place() if self.copies is not None else nullcontext(),
             attention_by_parts() if self._attention else nullcontext(),
         ):
             output = forward(*args, **kwargs)
         return self._without_graph.handed_out(output)
 
     def doubt(self) -> None:
-        """The teacher's weights may have been written to in a way that is not counted."""
+        """The teacher may have been changed in a way that is not counted."""
+        self._without_graph.doubt()
         if self.copies is not None:
             self.copies.doubt()
 
@@ -143,8 +149,6 @@ class Way:
 
     def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
         precision, shares = self.choice.precision, self.subject.shares
-        if precision is None and not shares:
-            return nullcontext()
         device = _first_device((args, kwargs))
         if precision is None or device is None:
             # autocast would keep a cast copy of a shared weight that was made without a graph, and the
