@@ -58,8 +58,7 @@ def test_a_teacher_that_needs_it_is_an_error_at_its_line(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as raised:
         distiller.on_train_begin()
     assert str(raised.value) == (
-        f"{file}:4:11: distillation.teacher.ipex: {NOT_INSTALLED}\n"
-        f"  4 |     ipex: true\n    |           ^^^^\n{ADVICE}"
+        f"{file}:4:11: distillation.teacher.ipex: {NOT_INSTALLED}\n  4 |     ipex: true\n    |           ^^^^\n{ADVICE}"
     )
 
 
