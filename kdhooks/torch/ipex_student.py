@@ -48,6 +48,7 @@ class IpexTraining:
         self._kept: list[_Kept] = []
         self._added: list[tuple[nn.Module, frozenset[str]]] = []
         self._data: dict[nn.Parameter, tuple[Tensor, tuple[int, ...]]] = {}
+        self._states: dict[nn.Parameter, dict[str, Any]] = {}
         self._methods: dict[str, Any] = {}
         self._inside = False
 
@@ -60,9 +61,10 @@ class IpexTraining:
         try:
             optimize(self._student, self._dtype, optimizer=self._optimizer, optimize_lstm=False)
         except BaseException:
+            self._note_added()
             self._put_back(packed=False)
             raise
-        self._added = [(one.module, frozenset(vars(one.module)) - one.names) for one in self._kept]
+        self._note_added()
         self._call_step_hooks()
 
     def leave(self) -> None:
@@ -78,7 +80,12 @@ class IpexTraining:
         ]
         # the tensors themselves: the extension makes new ones, and leaves these as they are
         self._data = {one: (one.data, one.stride()) for one in self._student.parameters()}
+        self._states = {one: dict(self._optimizer.state[one]) for one in self._data if one in self._optimizer.state}
         self._methods = dict(vars(self._optimizer))
+
+    def _note_added(self) -> None:
+        """What stands on modules by the extension; what their forwards keep there later is their own."""
+        self._added = [(one.module, frozenset(vars(one.module)) - one.names) for one in self._kept]
 
     def _call_step_hooks(self) -> None:
         """Its fused step stands on the instance, where torch's calls of hooks before and after a step are lost."""
@@ -92,12 +99,13 @@ class IpexTraining:
             wrapper = wrappers.get(parameter)
             if not packed:
                 parameter.data = data
+                self._optimizer.state.get(parameter, {}).update(self._states.get(parameter, {}))
             elif wrapper is not None:
                 self._unpack(parameter, wrapper, strides)
         self._put_back_modules()
         self._put_back_optimizer()
         self._inside = False
-        self._kept, self._added, self._data, self._methods = [], [], {}, {}
+        self._kept, self._added, self._data, self._states, self._methods = [], [], {}, {}, {}
 
     @torch.no_grad()
     def _unpack(self, parameter: nn.Parameter, wrapper: Any, strides: tuple[int, ...]) -> None:
