@@ -56,7 +56,7 @@ def store_outputs(
         >>> teacher = torch.nn.Linear(4, 3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for _ in range(2):
-        ...         filled = store_outputs(teacher, [torch.ones(2, 4), torch.eye(4)], folder)
+        ...         filled = store_outputs(teacher, [torch.eye(4), torch.ones(2, 4)], folder)
         ...         print(filled.rows, filled.computed)
         6 5
         6 0
