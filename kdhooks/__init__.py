@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kdhooks.config import DistillationConf
+    from kdhooks.datasets.replayed import ReplayedAugmentation
     from kdhooks.distillation import Distillation
     from kdhooks.errors import ConfigError, KDHooksError
     from kdhooks.registry import register_dataset, register_loss, register_matcher, register_metric
@@ -21,6 +22,7 @@ _WHERE = {
     "DistillationConf": "kdhooks.config",
     "ConfigError": "kdhooks.errors",
     "KDHooksError": "kdhooks.errors",
+    "ReplayedAugmentation": "kdhooks.datasets.replayed",
     "register_dataset": "kdhooks.registry",
     "register_loss": "kdhooks.registry",
     "register_matcher": "kdhooks.registry",
@@ -32,6 +34,7 @@ __all__ = [
     "Distillation",
     "DistillationConf",
     "KDHooksError",
+    "ReplayedAugmentation",
     "register_dataset",
     "register_loss",
     "register_matcher",

@@ -22,6 +22,7 @@ from kdhooks.hooks import RemovableHandle, UserHooks
 from kdhooks.messages import logger
 from kdhooks.pairs.stored import stored_features
 from kdhooks.participants import Participants
+from kdhooks.replayed_epochs import ReplayedEpochs
 from kdhooks.run import Evaluate, Run
 
 
@@ -130,7 +131,7 @@ class Distillation(Participants):
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin()
+            self._run.begin(ReplayedEpochs(self))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)

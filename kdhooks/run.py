@@ -14,7 +14,7 @@ from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import CheckpointError
 from kdhooks.evaluation import Best
 from kdhooks.history import History
-from kdhooks.hooks import HookList
+from kdhooks.hooks import Hook, HookList
 from kdhooks.messages import logger
 from kdhooks.speed import Choice
 
@@ -59,9 +59,9 @@ class Run:
         for event in ("begin_step", "loss", "end_step"):  # what may stand in a function that a framework rewrites
             setattr(self, event, backend.unconverted(getattr(self, event)))
 
-    def begin(self) -> None:
-        """Attach the teachers, and the criteria that attach something."""
-        for hook in (*self.teachers.values(), *self.objective.criteria):
+    def begin(self, *hooks: Hook) -> None:
+        """Attach hooks, the teachers, and the criteria that attach something."""
+        for hook in (*hooks, *self.teachers.values(), *self.objective.criteria):
             if hasattr(hook, "on_train_begin"):
                 self.hooks.begin(hook)
         self.attached = True
@@ -186,6 +186,8 @@ class Run:
         for name, saved in state.get("choices", {}).items():  # older states have none
             if hasattr(self.teachers.get(name), "adopt"):
                 self.teachers[name].adopt(Choice.from_dict(saved))
+        for hook in self.hooks:
+            hook.on_epoch_begin(self.epoch)
         self._backend.set_rng_state(state["rng"])
 
     def _stateful(self) -> list[Any]:

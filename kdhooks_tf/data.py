@@ -20,6 +20,7 @@ from kdhooks.config.model import DataloaderSettings
 from kdhooks.datasets import Arrays, build_dataset
 from kdhooks.datasets.draws import Draws, key
 from kdhooks.datasets.order import BatchOrder, BatchRows, EpochPosition
+from kdhooks.datasets.replayed import ReplayedAugmentation
 from kdhooks.errors import DataError, UsageError
 from kdhooks.loop.batches import describe
 from kdhooks_tf.transforms import Pipeline, own_randomness
@@ -67,7 +68,8 @@ def build_dataloader(settings: DataloaderSettings, *, seed: int, train: bool = T
 
     Batches of `Arrays` are (inputs, targets); images [N, C, H, W] are served as [N, H, W, C], and uint8 becomes
     float32 from 0 to 1 before the transforms, unless these have ``ToTensor`` themselves. Transforms of a user's dataset
-    act on the collated inputs of (inputs, target).
+    act on the collated inputs of (inputs, target). With ``replays`` the order of the rows is another one in every
+    epoch, and what is drawn for a row is that of epoch modulo ``replays``.
 
     Args:
         settings: ``dataloader`` of the configuration; ``num_workers`` threads make the batches of `Arrays`.
@@ -98,35 +100,43 @@ def build_dataloader(settings: DataloaderSettings, *, seed: int, train: bool = T
         seed=seed,
     )
     if isinstance(data, Arrays):
-        return EpochLoader(order, _Prefetched(_ArraysBatches(data, pipeline, seed), settings.num_workers))
+        return EpochLoader(
+            order, _Prefetched(_ArraysBatches(data, pipeline, seed, settings.replays), settings.num_workers)
+        )
     # a user's rows may draw from the process's generators, so they are fetched where nobody else draws
-    return EpochLoader(order, _Prefetched(_RowBatches(data, pipeline if settings.transform else None, seed), 0))
+    rows = _RowBatches(data, pipeline if settings.transform else None, seed, settings.replays)
+    return EpochLoader(order, _Prefetched(rows, 0))
 
 
 class _ArraysBatches:
     """`Arrays` as batches: (inputs [B, ...], targets [B])."""
 
-    def __init__(self, data: Arrays, pipeline: Pipeline, seed: int) -> None:
-        self.data, self.pipeline, self.seed = data, pipeline, seed
+    def __init__(self, data: Arrays, pipeline: Pipeline, seed: int, replays: int | None) -> None:
+        self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
 
     def __call__(self, batch: BatchRows) -> Any:
         inputs = np.asarray(self.data.inputs[batch.rows])
         if inputs.ndim == 4:
             inputs = inputs.transpose(0, 2, 3, 1)
-        inputs = self.pipeline(inputs, Draws(self.seed, batch.epoch, batch.rows))
+        inputs = self.pipeline(inputs, Draws(self.seed, batch.epoch, batch.rows, replays=self.replays))
         return np.ascontiguousarray(inputs), self.data.targets[batch.rows]
 
 
 class _RowBatches:
     """A user's map-style dataset as collated batches."""
 
-    def __init__(self, data: Any, pipeline: Pipeline | None, seed: int) -> None:
-        self.data, self.pipeline, self.seed = data, pipeline, seed
+    def __init__(self, data: Any, pipeline: Pipeline | None, seed: int, replays: int | None) -> None:
+        self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
+        if replays is not None and not isinstance(data, ReplayedAugmentation):
+            self.data = ReplayedAugmentation(data, replays, seed=seed)
 
     def __call__(self, batch: BatchRows) -> Any:
+        numbers = batch.rows.tolist()
         with own_randomness(key("rows", self.seed, batch.epoch, batch.number) >> 1):
-            rows = [self.data[number] for number in batch.rows.tolist()]
-        return _transformed(collated(rows), self.pipeline, self.seed, batch.epoch, batch.rows)
+            replayed = isinstance(self.data, ReplayedAugmentation)
+            rows = self.data.rows(numbers, batch.epoch) if replayed else [self.data[number] for number in numbers]
+        draws = Draws(self.seed, batch.epoch, batch.rows, replays=self.replays)
+        return _transformed(collated(rows), self.pipeline, draws)
 
 
 class _Prefetched:
@@ -169,7 +179,7 @@ class _Stream:
                 return
             if number >= start:
                 numbers = np.arange(number * self.size, (number + 1) * self.size)
-                yield as_tensors(_transformed(collated(batch), self.pipeline, self.seed, epoch, numbers))
+                yield as_tensors(_transformed(collated(batch), self.pipeline, Draws(self.seed, epoch, numbers)))
             number += 1
 
 
@@ -183,7 +193,11 @@ def _is_stream(data: Any, name: str) -> bool:
 
 
 def _check_stream(settings: DataloaderSettings, name: str) -> None:
-    asked = {"shuffle: true": settings.shuffle, "last_batch: rollover": settings.last_batch == "rollover"}
+    asked = {
+        "shuffle: true": settings.shuffle,
+        "last_batch: rollover": settings.last_batch == "rollover",
+        "replays": settings.replays is not None,
+    }
     for option, is_asked in asked.items():
         if is_asked:
             raise UsageError(f"{option} needs rows with numbers, and the dataset {name!r} can only be iterated")
@@ -211,13 +225,13 @@ def collated(rows: Iterable[Any]) -> Any:
     return batch.astype(np.float32) if isinstance(first, float) else batch
 
 
-def _transformed(batch: Any, pipeline: Pipeline | None, seed: int, epoch: int, rows: Any) -> Any:
+def _transformed(batch: Any, pipeline: Pipeline | None, draws: Draws) -> Any:
     """The batch with transformed inputs."""
     if pipeline is None:
         return batch
     if not isinstance(batch, tuple) or not isinstance(batch[0], np.ndarray):
         raise DataError(f"transforms work on batches of (inputs, target), and this one is {describe(batch)}")
-    return (pipeline(batch[0], Draws(seed, epoch, rows[: len(batch[0])])), *batch[1:])
+    return (pipeline(batch[0], draws.first(len(batch[0]))), *batch[1:])
 
 
 def as_tensors(value: Any) -> Any:

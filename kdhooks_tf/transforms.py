@@ -1,7 +1,8 @@
 """Transforms of batches: from a configuration's names, or from functions, to one pipeline of NumPy arrays.
 
 Rules: images are [N, H, W, C] here. What a user's function draws, it draws from generators that (seed, epoch, rows)
-seed, and the states of the user's own generators are left as they were.
+seed, and the states of the user's own generators are left as they were. Where augmentation is replayed, such a
+function gets the rows one by one, each as a batch, so that what a row becomes does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def register_transform(name: str, factory: Callable[..., Any], *, replace: bool 
     Args:
         name: case-insensitive, as in ``transform: {brighten: {by: 0.1}}``.
         factory: takes the options by keyword and returns a function of a NumPy batch [N, ...] (images are
-            [N, H, W, C]), or of a batch and a ``numpy.random.Generator`` that (seed, epoch, rows) decide.
+            [N, H, W, C]), or of a batch and a ``numpy.random.Generator`` that (seed, epoch, rows) decide; with
+            ``replays`` the batch is one row.
         replace: allow a name that exists already.
 
     Raises:
@@ -58,11 +60,17 @@ def _with_generator(name: str, function: Any) -> Transform:
     except (TypeError, ValueError):  # one argument, or a built-in function that hides its signature
         takes_generator = False
 
-    def transform(batch: Array, draws: Draws) -> Array:
+    def call(batch: Array, seed: int) -> Array:
         if takes_generator:
-            return np.asarray(function(batch, np.random.default_rng(draws.generator_seed())))
-        with own_randomness(draws.generator_seed()):
+            return np.asarray(function(batch, np.random.default_rng(seed)))
+        with own_randomness(seed):
             return np.asarray(function(batch))
+
+    def transform(batch: Array, draws: Draws) -> Array:
+        if not draws.by_row:
+            return call(batch, draws.generator_seed())
+        seeds = draws.generator_seeds()
+        return np.concatenate([call(batch[row : row + 1], seed) for row, seed in enumerate(seeds)])
 
     return transform
 

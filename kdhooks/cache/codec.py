@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class Field:
     shape: tuple[int, ...]
     tokens: bool = False
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """How many bytes a record takes."""
         if self.codec.top_k is None:
@@ -96,14 +97,14 @@ class Field:
         count, lead, begin = len(data), self.shape[:-1], self._value_bytes()
         middle = begin + math.prod(lead) * k * self._index.itemsize
         values = precision.decode(data[:, :begin], self.codec.dtype, (*lead, k))
-        indices = np.ascontiguousarray(data[:, begin:middle]).view(self._index).astype(np.int64)
-        rest = np.ascontiguousarray(data[:, middle:]).view("<f4").astype(np.float32)
+        indices = precision.viewed(data[:, begin:middle], self._index).astype(np.int64)
+        rest = precision.viewed(data[:, middle:], "<f4").astype(np.float32)
         return TopK(values, indices.reshape(count, *lead, k), rest.reshape(count, *lead), self.shape[-1])
 
     def _value_bytes(self) -> int:
         return precision.record_bytes(self.codec.dtype, (*self.shape[:-1], self.codec.top_k or 0))
 
-    @property
+    @cached_property
     def _index(self) -> np.dtype[Any]:
         return np.dtype("<u2" if self.shape[-1] <= 1 << 16 else "<u4")
 

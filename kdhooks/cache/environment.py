@@ -12,6 +12,7 @@ what it had not committed, and a machine that loses its power at most the last c
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdhooks.cache import folder as folders
-from kdhooks.cache import problems
+from kdhooks.cache import problems, structure
 from kdhooks.cache.folder import Present
 from kdhooks.cache.gate import Gate
 from kdhooks.cache.opening import opened
@@ -240,6 +241,15 @@ class Environment:
             if space in handles:
                 with environment.begin(db=handles[space]) as transaction, transaction.cursor() as cursor:
                     yield from cursor
+
+    def look_over(self) -> None:
+        """Look over all pages of the file.
+
+        Raises:
+            DamageError: LMDB could not follow them.
+        """
+        with self._using([], create=False) as (environment, _):
+            structure.check(self.path, environment, leaves=sys.maxsize)
 
     @contextmanager
     def still(self) -> Iterator[None]:

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kdhooks.cache import problems, structure
+from kdhooks.cache import problems
 from kdhooks.cache.packages import lmdb
 from kdhooks.cache.pages import DamageError, metas
 from kdhooks.cache.problems import StoreError
+from kdhooks.cache.structure import check
 
 READERS = 1022
 _UNWRITTEN_PAGES = 8  # LMDB may count a few free pages at the end of a file that it has not written yet
@@ -51,8 +52,7 @@ def opened(path: Path, *, size_bound: int, read_only: bool, spaces: int, look: b
         try:
             _check_size(path, environment, read_only)
             if look:
-                with environment.begin() as transaction:
-                    structure.check(path, transaction.id())
+                check(path, environment)
             if not read_only:
                 environment.reader_check()  # free the places of readers that were killed
         except BaseException:

@@ -42,16 +42,15 @@ def encode(values: NDArray[Any], dtype: Stored) -> Bytes:
 
 
 def decode(data: Bytes, dtype: Stored, shape: tuple[int, ...]) -> Floats:
-    """Rows of bytes [R, B] as float32 [R, *shape]."""
-    data = np.ascontiguousarray(data)
+    """Rows of bytes [R, B] as float32 [R, *shape]; the rows may lie apart, as columns of a table do."""
     wide = (len(data), *shape)
     if dtype == "float32":
-        return _viewed(data, "<f4").astype(np.float32).reshape(wide)
+        return viewed(data, "<f4").astype(np.float32).reshape(wide)
     if dtype == "float16":
-        return _viewed(data, "<f2").astype(np.float32).reshape(wide)
+        return viewed(data, "<f2").astype(np.float32).reshape(wide)
     if dtype == "bfloat16":
-        return (_viewed(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(wide)
-    scales = _viewed(np.ascontiguousarray(data[:, :_SCALES]), "<f4")
+        return (viewed(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(wide)
+    scales = viewed(data[:, :_SCALES], "<f4")
     values: Floats = data[:, _SCALES:] * scales[:, 1:] + scales[:, :1]
     return values.astype(np.float32, copy=False).reshape(wide)
 
@@ -84,7 +83,8 @@ def _bytes(rows: NDArray[Any]) -> Bytes:
     return rows.view(np.uint8)
 
 
-def _viewed(data: Bytes, dtype: str) -> NDArray[Any]:
+def viewed(data: Bytes, dtype: str | np.dtype[Any]) -> NDArray[Any]:
+    """Bytes [R, B], each row without gaps, as numbers of a dtype."""
     if data.size == 0:
         return np.zeros((len(data), 0), dtype)
     return data.view(dtype)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ LEAVES = 1 << 18
 """Of a table with more leaf pages than these (1 GiB) only the pages above them are looked at, to open it in time."""
 
 _AT_ONCE = 4096
+_TRIES = 100
 
 Whole = NDArray[np.int64]
 
@@ -42,23 +44,31 @@ class _Nodes:
         return 2 * self.begins + NODE + self.keys
 
 
-def check(path: Path, commit: int, *, leaves: int = LEAVES) -> None:
-    """Look over a snapshot, which a read transaction has to hold meanwhile.
+def check(path: Path, environment: Any, *, leaves: int = LEAVES) -> None:
+    """Look over the pages of a file's last commit.
 
     Args:
         path: the file.
-        commit: the transaction's number; 0 is the empty file.
+        environment: LMDB's, which has it open, but follows no page yet.
         leaves: of a table with more leaf pages only the pages above them are looked at.
 
     Raises:
         DamageError: LMDB could not follow it.
     """
+    for _ in range(_TRIES):
+        with environment.begin() as transaction:  # as long as it is there, nobody writes over its pages
+            if _looked_over(path, transaction.id(), leaves):
+                return
+    raise DamageError("its meta pages")
+
+
+def _looked_over(path: Path, commit: int, leaves: int) -> bool:
+    """False where two later commits have replaced this one's meta page meanwhile."""
     both = metas(path) if commit else []
     said = next((said for said in both if said.commit == commit), None)
-    if both and said is None:
-        raise DamageError("its meta pages")
     if said is not None:
         _Walk(path, said, leaves).all()
+    return said is not None or not both
 
 
 class _Walk:

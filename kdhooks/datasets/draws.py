@@ -52,17 +52,32 @@ class Draws:
         seed: of the run.
         epoch: rows get other numbers every epoch.
         rows: the row numbers of the batch in its dataset, shape [N].
+        replays: the numbers of an epoch are those of epoch modulo this; None for other numbers in every epoch.
+
+    Attributes:
+        by_row: whether what is drawn for a row must not depend on the rows beside it, also where a user's function
+            draws: such a function gets the rows one by one.
 
     >>> Draws(1978, 0, [3, 4]).uniform(2)[1].tolist() == Draws(1978, 0, [4]).uniform(2)[0].tolist()
     True
     """
 
-    def __init__(self, seed: int, epoch: int, rows: NDArray[np.int64] | list[int]) -> None:
-        self.seed, self.epoch, self.rows = seed, epoch, np.asarray(rows, dtype=np.int64)
+    def __init__(
+        self, seed: int, epoch: int, rows: NDArray[np.int64] | list[int], *, replays: int | None = None
+    ) -> None:
+        self.seed, self.rows = seed, np.asarray(rows, dtype=np.int64)
+        self.epoch = epoch if replays is None else epoch % replays
+        self.by_row = replays is not None
         self._calls = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def first(self, count: int) -> Draws:
+        """These numbers, of the first rows only; where nothing was drawn yet."""
+        made = Draws(self.seed, self.epoch, self.rows[:count])
+        made.by_row = self.by_row
+        return made
 
     def _bits(self, count: int) -> NDArray[np.uint64]:
         columns: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
@@ -92,3 +107,7 @@ class Draws:
         digest = hashlib.blake2b(self.rows.tobytes(), digest_size=8).hexdigest()
         self._calls += 1
         return key("generator", self.seed, self.epoch, self._calls, digest) >> 1
+
+    def generator_seeds(self) -> list[int]:
+        """For each row a seed for another library's generator, below 2**63."""
+        return [int(bits) for bits in self._bits(1)[:, 0] >> np.uint64(1)]

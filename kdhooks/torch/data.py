@@ -19,6 +19,7 @@ from kdhooks.config.model import DataloaderSettings
 from kdhooks.datasets import Arrays, build_dataset
 from kdhooks.datasets.draws import Draws, key
 from kdhooks.datasets.order import BatchOrder, BatchRows, EpochPosition
+from kdhooks.datasets.replayed import ReplayedAugmentation
 from kdhooks.errors import DataError, UsageError
 from kdhooks.loop.batches import Batch, split_batch
 from kdhooks.torch.outputs import describe
@@ -70,14 +71,14 @@ class EpochLoader(DataLoader[Any]):
         for number, batch in islice(enumerate(batches), start, None):
             size = self.batch_size or 1
             rows = np.arange(number * size, (number + 1) * size)
-            yield _transformed(batch, self._pipeline, self.seed, epoch, rows)
+            yield _transformed(batch, self._pipeline, Draws(self.seed, epoch, rows))
 
 
 class _ArraysBatches(Dataset[Any]):
     """`Arrays` as batches: (inputs [B, ...], targets [B])."""
 
-    def __init__(self, data: Arrays, pipeline: Pipeline, seed: int) -> None:
-        self.data, self.pipeline, self.seed = data, pipeline, seed
+    def __init__(self, data: Arrays, pipeline: Pipeline, seed: int, replays: int | None) -> None:
+        self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
 
     def __len__(self) -> int:
         return len(self.data)
@@ -88,15 +89,17 @@ class _ArraysBatches(Dataset[Any]):
 
     def __getitems__(self, batch: BatchRows) -> Any:
         inputs = torch.from_numpy(np.ascontiguousarray(self.data.inputs[batch.rows]))
-        inputs = self.pipeline(inputs, Draws(self.seed, batch.epoch, batch.rows))
+        inputs = self.pipeline(inputs, Draws(self.seed, batch.epoch, batch.rows, replays=self.replays))
         return inputs, torch.from_numpy(self.data.targets[batch.rows])
 
 
 class _RowBatches(Dataset[Any]):
     """A user's map-style dataset as collated batches."""
 
-    def __init__(self, data: Any, pipeline: Pipeline | None, seed: int) -> None:
-        self.data, self.pipeline, self.seed = data, pipeline, seed
+    def __init__(self, data: Any, pipeline: Pipeline | None, seed: int, replays: int | None) -> None:
+        self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
+        if replays is not None and not isinstance(data, ReplayedAugmentation):
+            self.data = ReplayedAugmentation(data, replays, seed=seed)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -106,11 +109,17 @@ class _RowBatches(Dataset[Any]):
 
     def __getitems__(self, batch: BatchRows) -> Any:
         numbers = batch.rows.tolist()
-        fetch = getattr(self.data, "__getitems__", None)
         # A worker's generators depend on what it fetched before; these depend on the batch only.
         with own_randomness(key("rows", self.seed, batch.epoch, batch.number) >> 1):
-            rows = fetch(numbers) if callable(fetch) else [self.data[number] for number in numbers]
-        return _transformed(_collated(rows), self.pipeline, self.seed, batch.epoch, batch.rows)
+            rows = self._fetch(numbers, batch.epoch)
+        draws = Draws(self.seed, batch.epoch, batch.rows, replays=self.replays)
+        return _transformed(_collated(rows), self.pipeline, draws)
+
+    def _fetch(self, numbers: list[int], epoch: int) -> Any:
+        if isinstance(self.data, ReplayedAugmentation):
+            return self.data.rows(numbers, epoch)
+        fetch = getattr(self.data, "__getitems__", None)
+        return fetch(numbers) if callable(fetch) else [self.data[number] for number in numbers]
 
 
 class _Stream(IterableDataset[Any]):
@@ -130,7 +139,8 @@ def build_dataloader(
 
     Batches of `Arrays` are (inputs, targets) on the host. Images of uint8 become float32 from 0 to 1 before the
     transforms, unless these have ``ToTensor`` themselves. Transforms of a user's dataset act on the collated
-    inputs of (inputs, target).
+    inputs of (inputs, target). With ``replays`` the order of the rows is another one in every epoch, and what is drawn
+    for a row is that of epoch modulo ``replays``.
 
     Args:
         settings: ``dataloader`` of the configuration.
@@ -174,9 +184,9 @@ def build_dataloader(
         world_size=world_size if settings.distributed else 1,
     )
     batches: Dataset[Any] = (
-        _ArraysBatches(data, pipeline, seed)
+        _ArraysBatches(data, pipeline, seed, settings.replays)
         if isinstance(data, Arrays)
-        else _RowBatches(data, pipeline if settings.transform else None, seed)
+        else _RowBatches(data, pipeline if settings.transform else None, seed, settings.replays)
     )
     return EpochLoader(
         batches,
@@ -209,6 +219,7 @@ def _check_stream(settings: DataloaderSettings, name: str) -> None:
         "shuffle: true": settings.shuffle,
         "distributed: true": settings.distributed,
         "last_batch: rollover": settings.last_batch == "rollover",
+        "replays": settings.replays is not None,
     }
     for option, is_asked in asked.items():
         if is_asked:
@@ -226,10 +237,10 @@ def _as_fetched(batch: Any) -> Any:
     return batch
 
 
-def _transformed(batch: Any, pipeline: Pipeline | None, seed: int, epoch: int, rows: Any) -> Any:
+def _transformed(batch: Any, pipeline: Pipeline | None, draws: Draws) -> Any:
     """The batch with transformed inputs."""
     if pipeline is None:
         return batch
     if isinstance(batch, Mapping) or not isinstance(batch, (tuple, list)) or not isinstance(batch[0], torch.Tensor):
         raise DataError(f"transforms work on batches of (inputs, target), and this one is {describe(batch)}")
-    return (pipeline(batch[0], Draws(seed, epoch, rows[: len(batch[0])])), *batch[1:])
+    return (pipeline(batch[0], draws.first(len(batch[0]))), *batch[1:])

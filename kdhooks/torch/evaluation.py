@@ -20,11 +20,14 @@ from kdhooks.config.model import EvaluationSettings, ThreadSettings
 from kdhooks.loop.batches import split_batch
 from kdhooks.loop.parts import located
 from kdhooks.messages import logger
+from kdhooks.speed import Choice
 from kdhooks.torch.data import EpochLoader, build_dataloader
+from kdhooks.torch.memory_format import input_layout
 from kdhooks.torch.metrics import build_metrics
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, data_seed
 from kdhooks.torch.postprocess import build_postprocess
+from kdhooks.torch.student_choice import choice_of
 
 _MADE: WeakKeyDictionary[Any, Evaluation] = WeakKeyDictionary()
 
@@ -70,7 +73,8 @@ class Evaluation:
         conf = distiller.conf
         self._conf_settings = conf.settings
         self._settings: EvaluationSettings = conf.settings.evaluation or EvaluationSettings()
-        self._precision = conf.settings.distillation.train.precision
+        asked = conf.settings.distillation.train.precision
+        self._choice = Choice(None if asked == "auto" else asked)  # of a model that the built-in loop doesn't train
         loader = self._settings.dataloader
         self._columns = {
             "inputs": conf.settings.model.inputs,
@@ -109,12 +113,14 @@ class Evaluation:
     def _measure(self, model: nn.Module) -> None:
         first = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         move = batch_mover(first)
+        choice = choice_of(model) or self._choice
+        lay = input_layout(choice.channels_last)
         if isinstance(self._loader, EpochLoader):
             self._loader.set_epoch(0)  # the same batches at every evaluation
         for batch in islice(self._loader, self._settings.iteration):
             parts = split_batch(batch, **self._columns)
-            args, kwargs = as_call(move(parts.input))
-            with autocast(self._precision, first):
+            args, kwargs = as_call(lay(move(parts.input)))
+            with autocast(choice.precision, first):
                 output = model(*args, **kwargs)
             self._metrics.update(*self._postprocess(output, move(parts.target)))
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdhooks.stored.functions import function_digest, plain
+from kdhooks.stored.functions import class_digest, function_digest, plain
 from kdhooks.torch.taps import is_ours
 from kdhooks.torch.wrappers import inside, named_layers
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BITS: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16}
 _PUBLISHED = frozenset({"torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "sentence_transformers"})
-"""Packages whose classes are known by the package's version, without a look at their source."""
+"""Packages whose classes are known by the package's version, without a look at their code."""
 
 
 def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
@@ -63,18 +63,17 @@ def versions_of(model: nn.Module) -> list[tuple[int, int]]:
     return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
-def classes_of(model: nn.Module) -> tuple[list[type], list[str]]:
-    """The classes of a model's modules: those to know by their source, and those of published packages by version."""
-    kinds = dict.fromkeys(type(inside(module)) for module in named_layers(model).values())
-    own, published = [], []
+def classes_of(model: nn.Module) -> list[str]:
+    """The classes of a model's modules and their bases, by what they do; those of published packages by version."""
+    layers = named_layers(model).values()
+    kinds = dict.fromkeys(kind for module in layers for kind in type(inside(module)).__mro__ if kind is not object)
+    texts = []
     for kind in kinds:
-        package = kind.__module__.split(".", 1)[0]
+        package = kind.__module__.partition(".")[0]
         version = getattr(sys.modules.get(package), "__version__", None) if package in _PUBLISHED else None
-        if version is None:
-            own.append(kind)
-        else:
-            published.append(f"{kind.__module__}.{kind.__qualname__} of {package} {version}")
-    return own, sorted(published)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        texts.append(f"{name} {class_digest(kind)}" if version is None else f"{name} of {package} {version}")
+    return sorted(texts)
 
 
 def options_of(model: nn.Module) -> list[str]:

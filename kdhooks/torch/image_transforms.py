@@ -128,10 +128,22 @@ def random_crop(size: int | Sequence[int] | None = None, padding: int = 0) -> Tr
         padded = F.pad(batch, (padding,) * 4) if padding else batch
         down, right = _room("RandomCrop", padded, height, width)
         tops, lefts = torch.from_numpy(draws.integers(down + 1)), torch.from_numpy(draws.integers(right + 1))
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view [N, C, down + 1, right + 1, H, W]
-        return windows[torch.arange(len(batch)), :, tops[:, 0], lefts[:, 0]]
+        return _cut(padded, tops, lefts, height, width)
 
     return transform
+
+
+def _cut(images: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
+    """The part of each image that begins at a row and a column of its own, both [N, 1]."""
+    count, channels, rows, columns = images.shape
+    flat = images.contiguous().view(-1)
+    # every run of `width` pixels, wherever it begins: a view, from which the rows of all parts are taken at once
+    runs = flat.as_strided((max(0, len(flat) - width + 1), width), (1, 1))
+    first = (tops * columns + lefts).view(-1, 1, 1) + torch.arange(count * channels).view(
+        count, channels, 1
+    ) * rows * columns
+    begins = first + torch.arange(height) * columns
+    return runs.index_select(0, begins.view(-1)).view(count, channels, height, width)
 
 
 @TRANSFORMS.register("RandomShift")
@@ -147,8 +159,9 @@ def random_horizontal_flip(p: float = 0.5) -> Transform:
     probability = number("RandomHorizontalFlip: p", p, most=1)
 
     def transform(batch: Tensor, draws: Draws) -> Tensor:
-        flips = _column(draws.uniform() < probability)
-        return torch.where(flips, _images("RandomHorizontalFlip", batch).flip(3), batch)
+        flips = torch.from_numpy((draws.uniform()[:, 0] < probability).nonzero()[0])
+        mirrored = _images("RandomHorizontalFlip", batch).index_select(0, flips).flip(3)
+        return batch.index_copy(0, flips, mirrored)
 
     return transform
 

@@ -115,8 +115,7 @@ class StoredTeacher(_StoredTeacher):
 
         if self._identified is None or self._identified[0] != self._version:
             model = self.live.model
-            own, published = classes_of(model)
-            name = fingerprint(weights_of(model), code=own, more=[*published, *options_of(model)])
+            name = fingerprint(weights_of(model), more=[*classes_of(model), *options_of(model)])
             self._identified = self._version, name
         return self._identified[1]
 

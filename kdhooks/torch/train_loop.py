@@ -6,6 +6,7 @@ distillation weight 0 it is the plain loop, bit for bit.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from kdhooks.loop.stop_signals import StopSignals
 from kdhooks.loop.train_loop import BuiltInLoop
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import CheckpointFile, check_optimizer, check_processes, check_student, optimizer_state
+from kdhooks.torch.memory_format import follow_strides, input_layout
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, gradient_scaler, needs_closure, non_finite_parameter
 from kdhooks.torch.progress import EventFiles
@@ -40,12 +42,11 @@ def train(distiller: Any) -> None:
     ranks = Ranks.join(wanted is not None and wanted.distributed)
     try:
         signals = StopSignals()
-        loop = TrainLoop(distiller, prepare(distiller, ranks), ranks, signals)
-        try:
+        with ExitStack() as undo:
+            loop = TrainLoop(distiller, prepare(distiller, ranks, undo), ranks, signals)
+            undo.callback(loop.close)
             with signals:
                 loop.run()
-        finally:
-            loop.close()
     finally:
         ranks.leave()
 
@@ -57,8 +58,10 @@ class TrainLoop(BuiltInLoop):
         student: nn.Module = unwrap(distiller.student_model)
         file = CheckpointFile(parts.checkpoint)
         super().__init__(distiller, parts, ranks, signals, student=student, file=file)
-        self._scaler = gradient_scaler(self.settings.precision, parts.device, parts.optimizer)
+        self._precision = parts.speed.precision
+        self._scaler = gradient_scaler(self._precision, parts.device, parts.optimizer)
         self._move = batch_mover(parts.device)
+        self._lay = input_layout(parts.speed.channels_last)
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
         self._events = EventFiles(parts.events, step=self.step)
@@ -97,7 +100,7 @@ class TrainLoop(BuiltInLoop):
             with self._ranks.synchronised(last):
                 loss = self._loss(batch, self.step + index)
                 loss = loss if len(group) == 1 else loss / len(group)
-                with autocast("fp32" if self.settings.precision else None, self.parts.device):  # whatever is around
+                with autocast("fp32" if self._precision else None, self.parts.device):  # whatever is around
                     self._scaler.scale(loss).backward()
             losses.append(loss.detach())
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
@@ -115,8 +118,8 @@ class TrainLoop(BuiltInLoop):
         self.distiller.on_step_begin(step)
         parts = split_batch(batch, inputs=self.parts.inputs, input_columns=self.parts.input_columns)
         given, target, mask = self._move(parts.input), self._move(parts.target), self._move(parts.mask)
-        args, kwargs = as_call(given)
-        with autocast(self.settings.precision, self.parts.device):
+        args, kwargs = as_call(self._lay(given))  # a teacher has a layout of its own
+        with autocast(self._precision, self.parts.device):
             output = self.parts.forward(*args, **kwargs)
             loss = self.parts.student_loss(output, target, mask)
             total: Tensor = self.distiller.on_after_compute_loss(
@@ -145,6 +148,7 @@ class TrainLoop(BuiltInLoop):
             "optimizer": optimizer_state(self.parts.optimizer),
             "rate": self.parts.rate.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "speed": self.parts.speed.to_dict(),
             "distiller": self.distiller.state_dict(),
             "position": {"epoch": self.epoch, "batch": self.batch, "step": self.step},
             "ranks": list(states),
@@ -160,6 +164,7 @@ class TrainLoop(BuiltInLoop):
         self.distiller.load_state_dict(content["distiller"])
         self.student.load_state_dict(content["student"])
         self.parts.optimizer.load_state_dict(content["optimizer"]["state"])
+        follow_strides(self.student.parameters(), self.parts.optimizer)
         if content["scaler"]:
             self._scaler.load_state_dict(content["scaler"])
         self._continue(content, file.path)

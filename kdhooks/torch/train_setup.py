@@ -7,6 +7,7 @@ does not begin with the momentum, or with the parameters, of the first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.loop.parts import located, resumed
 from kdhooks.loop.rates import RateSchedule
+from kdhooks.speed import Choice
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import NAME
 from kdhooks.torch.data import build_dataloader
@@ -26,6 +28,7 @@ from kdhooks.torch.optimizers import build_optimizer, build_rate_schedule
 from kdhooks.torch.placement import data_seed, place, seed_generators, training_device
 from kdhooks.torch.postprocess import build_postprocess
 from kdhooks.torch.ranks import Ranks
+from kdhooks.torch.student_choice import choose, in_force
 from kdhooks.torch.student_loss import StudentLoss, build_student_loss
 from kdhooks.torch.training_data import TrainingData
 
@@ -39,6 +42,7 @@ class Parts:
 
     Attributes:
         device: where it trains.
+        speed: the precision and memory format in which the student is trained.
         forward: calls the student: itself, compiled, or inside of DistributedDataParallel.
         student_loss: (output, target, mask) -> scalar.
         optimizer: of the student's parameters.
@@ -51,6 +55,7 @@ class Parts:
     """
 
     device: torch.device
+    speed: Choice
     forward: Callable[..., Any]
     student_loss: StudentLoss
     optimizer: torch.optim.Optimizer
@@ -63,8 +68,13 @@ class Parts:
     events: Path | None
 
 
-def prepare(distiller: Any, ranks: Ranks) -> Parts:
+def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     """Seed, place the models, make what is not set, and begin training on the distiller.
+
+    Args:
+        distiller: the `Distillation`.
+        ranks: the processes that train together.
+        undo: puts the student's memory format back when the loop is over.
 
     Raises:
         UsageError, ConfigError, DataError, ModelError: something is missing or doesn't fit.
@@ -80,13 +90,17 @@ def prepare(distiller: Any, ranks: Ranks) -> Parts:
     data = TrainingData(_loader(distiller, ranks), distiller.backend, train.iteration)
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
     optimizer = _optimizer(distiller)
+    resume = resumed(conf.workspace, tuning.resume, NAME)
+    speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
+    undo.enter_context(in_force(student, speed, optimizer))
     distiller.on_train_begin(optimizer=optimizer)
     criteria = distiller.criterion
     first = criteria[0] if isinstance(criteria, list) else criteria
     loader = train.dataloader
     return Parts(
         device=device,
-        forward=_forward(student, device, ranks, compiled=train.execution_mode == "graph"),
+        speed=speed,
+        forward=_forward(student, device, ranks, compiled=speed.compile),
         student_loss=build_student_loss(conf, first.student_label, postprocess),
         optimizer=optimizer,
         rate=_rate(distiller, optimizer, data),
@@ -94,7 +108,7 @@ def prepare(distiller: Any, ranks: Ranks) -> Parts:
         inputs=conf.settings.model.inputs,
         input_columns=() if loader is None else loader.input_columns,
         checkpoint=conf.workspace / NAME,
-        resume=resumed(conf.workspace, tuning.resume, NAME),
+        resume=resume,
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
     )
 

@@ -1,7 +1,8 @@
 """Transforms of batches: from a configuration's names, or from functions, to one pipeline.
 
 Rules: what a user's function draws, it draws from generators that (seed, epoch, rows) seed, and the states of
-the user's own generators are left as they were.
+the user's own generators are left as they were. Where augmentation is replayed, such a function gets the rows one by
+one, each as a batch, so that what a row becomes does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def register_transform(name: str, factory: Callable[..., Any], *, replace: bool 
     Args:
         name: case-insensitive, as in ``transform: {brighten: {by: 0.1}}``.
         factory: takes the options by keyword and returns a function of a batch [N, ...], or of a batch and a
-            ``torch.Generator`` that (seed, epoch, rows) decide.
+            ``torch.Generator`` that (seed, epoch, rows) decide; with ``replays`` the batch is one row.
         replace: allow a name that exists already.
 
     Raises:
@@ -60,12 +61,17 @@ def _with_generator(name: str, function: Any) -> Transform:
     except (TypeError, ValueError):  # one argument, or a built-in function that hides its signature
         takes_generator = False
 
-    def transform(batch: Tensor, draws: Draws) -> Tensor:
+    def call(batch: Tensor, seed: int) -> Tensor:
         if not takes_generator:
-            with own_randomness(draws.generator_seed()):
+            with own_randomness(seed):
                 return function(batch)  # type: ignore[no-any-return]
-        generator = torch.Generator().manual_seed(draws.generator_seed())
-        return function(batch, generator)  # type: ignore[no-any-return]
+        return function(batch, torch.Generator().manual_seed(seed))  # type: ignore[no-any-return]
+
+    def transform(batch: Tensor, draws: Draws) -> Tensor:
+        if not draws.by_row:
+            return call(batch, draws.generator_seed())
+        seeds = draws.generator_seeds()
+        return torch.cat([call(row, seed) for row, seed in zip(batch.split(1), seeds, strict=True)])
 
     return transform
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import lmdb
 import numpy as np
 import pytest
 
-from kdhooks.cache import Codec, Store, StoreError, TeacherStore, row_keys, structure
+from kdhooks.cache import Codec, Store, StoreError, TeacherStore, opening, row_keys, structure
 from kdhooks.cache.maintenance import prune, verify
-from kdhooks.cache.pages import DamageError
+from kdhooks.cache.pages import DamageError, Meta, metas
 from kdhooks.cache.sealing import seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,8 +119,8 @@ def test_a_file_with_damage_anywhere_ends_no_process_and_serves_no_wrong_row(tmp
 
 
 @pytest.mark.soak
-def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
-    use_damaged(tmp_path, 10_000)
+def test_three_thousand_damaged_files(tmp_path: Path) -> None:
+    use_damaged(tmp_path, 3_000)
 
 
 @pytest.mark.parametrize(
@@ -216,21 +217,40 @@ def test_a_size_that_leaves_its_page(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert refused(tmp_path, caplog) == f"its file rows-2.mdb is damaged (page {at // 4096})"
 
 
-def test_of_a_very_large_table_only_the_upper_pages_are_looked_at(tmp_path: Path) -> None:
+def test_of_a_very_large_table_only_the_upper_pages_are_looked_at_before_it_is_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     filled(tmp_path, 400)
     prune(tmp_path)
     path = tmp_path / "rows-2.mdb"
-    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as file, file.begin() as transaction:
-        commit = transaction.id()
-        structure.check(path, commit)
-        data = bytearray(path.read_bytes())
-        at = data.index(row(1)[0]) - 8
-        data[at + 3] = 0x7F
-        copy = tmp_path / "copy.mdb"
-        copy.write_bytes(data)
+    data = bytearray(path.read_bytes())
+    at = data.index(row(1)[0]) - 8
+    data[at + 3] = 0x7F
+    path.write_bytes(data)
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as file:
         with pytest.raises(DamageError):
-            structure.check(copy, commit)
-        structure.check(copy, commit, leaves=3)
+            structure.check(path, file)
+        structure.check(path, file, leaves=3)
+    monkeypatch.setattr(opening, "check", lambda path, file: structure.check(path, file, leaves=3))
+    found = verify(tmp_path)
+    assert (found.rows, found.bad, found.damage) == (0, {}, (f"page {at // 4096}",))
+
+
+def test_a_file_that_is_written_to_while_it_is_looked_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = filled(tmp_path, 100)
+    read: list[list[Meta]] = []
+
+    def late(path: Path) -> list[Meta]:
+        read.append(metas(path))
+        return [replace(said, commit=said.commit + 2) for said in read[-1]] if len(read) < 4 else read[-1]
+
+    monkeypatch.setattr(structure, "metas", late)
+    with lmdb.open(str(path), subdir=False) as file:
+        structure.check(path, file)
+        assert len(read) == 4, "two commits later the meta page is another one's, and the look begins anew"
+        monkeypatch.setattr(structure, "metas", lambda path: [replace(said, commit=9999) for said in metas(path)])
+        with pytest.raises(DamageError, match="its meta pages"):
+            structure.check(path, file)
 
 
 def test_truncated_files_at_many_places(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
