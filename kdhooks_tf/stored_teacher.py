@@ -207,8 +207,7 @@ class StoredTeacher(_StoredTeacher):
     def look_again(self) -> None:
         """A step in a graph runs no Python of ours but the lookup; so what it needs is found outside."""
         effects = list(self._rows)
-        if effects:
-            self._look()
+        if effects and self._may_be_stored():
             for effect in effects:
                 if effect not in self._rows:
                     self._open(effect)

@@ -59,7 +59,7 @@ class Look:
     def found(self, outputs: dict[str, Any]) -> list[Any]:
         """The values of the calls that count, of a row's."""
         if self.calls != "all":
-            return [outputs[self.name]]
+            return [outputs[self.name]] if self.name in outputs else []
         names = (f"{self.name} #{number}" for number in range(len(outputs)))
         return [outputs[name] for name in names if name in outputs]
 

@@ -71,7 +71,8 @@ class StoredTeacher(Hook, KnownByBackend):
 
     def on_train_begin(self) -> None:
         """The teacher begins; the store is opened when it is used first."""
-        self._wants, self._off, self._looked, self._rows, self._served = None, "", False, {}, None
+        self._wants, self._off, self._version, self._looked = None, "", None, False
+        self._rows, self._served = {}, None
         self.live.on_train_begin()
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -187,6 +188,8 @@ class StoredTeacher(Hook, KnownByBackend):
         missing = rows.lookup(batch)
         if len(missing.missing):
             rows.complete(missing, batch, self.compute(value, step, missing.missing, rows))
+        self._computed = None
+        self.release()
         reason = store.problem or store.write_problem
         if reason:
             raise StoreError(f"{store.path}: {reason}")
@@ -245,7 +248,7 @@ class StoredTeacher(Hook, KnownByBackend):
     def _keys_of(self, names: set[str]) -> list[Any]:
         """The layers, as they are captured, of outputs by name; None for the logits."""
         looks = () if self._wants is None else self._wants.looks
-        layers = [look.tap.key for look in looks if any(name.startswith(look.name) for name in names)]
+        layers = [look.tap.key for look in looks if look.found(dict.fromkeys(names))]
         return [*([None] if LOGITS in names else []), *layers]
 
     @property
@@ -260,29 +263,30 @@ class StoredTeacher(Hook, KnownByBackend):
             return None
         if next(tensors_in(value), None) is None:
             raise UsageError("distillation.cache: the teacher's input holds no tensor, so its rows have no keys")
-        if not self._looked:
-            self._look()
+        if not self._looked and not self._may_be_stored():
+            return None
         effect = self.effect(value)
         if effect not in self._rows and not self._open(effect):
             return None
         return self._rows[effect]
 
-    def _look(self) -> None:
-        """Find out once an epoch whether the weights were changed; then other rows are meant."""
+    def _may_be_stored(self) -> bool:
+        """Find out once an epoch whether the weights were changed; then other rows are meant, if any can be."""
         version, self._looked = self.version(), True
         if version != self._version:
             self._version, self._rows = version, {}
+            reason = self.obstacle()
+            if reason:
+                self._stop(reason)
+        return not self._off
 
     def _open(self, effect: str) -> bool:
         from kdhooks.stored.rows import Rows
 
-        reason = self.obstacle()
         try:
             wants = self._wants = self._wants or wants_of(self._criteria or (), self.name)
         except UsageError as error:
-            reason = str(error)
-        if reason:
-            self._stop(reason)
+            self._stop(str(error))
             return False
         about = {"teacher": self._kind, "name": self.name, "precision": effect}
         self._rows[effect] = Rows(self, wants, self.fingerprint(effect, wants), about)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import tensorflow_step
+from benchmarks import tensorflow_step, tensorflow_teacher
 from benchmarks.tensorflow_page import markdown
 from benchmarks.tensorflow_sides import Case, Time
 from benchmarks.tensorflow_step import CALLBACK, DISTILLER, FIT, HAND, HOOKS, MAKERS, PLAIN, check_losses
@@ -79,3 +79,11 @@ def test_table() -> None:
         "| logits | tf.function with hooks | 6.00 | tf.function by hand | 5.00 | 1.200 | 1.100 to 1.300 | 1.250 | 46 |"
     )
     assert markdown({"cases": {"logits": case}}).splitlines()[2:] == [row]
+
+
+def test_the_ways_of_a_teacher(capsys: pytest.CaptureFixture[str]) -> None:
+    found = tensorflow_teacher.main(["--quick"])
+    assert len(found) == 2
+    for rows in found.values():
+        assert rows[tensorflow_teacher.PLAIN][1] == 1.0 and all(time > 0 < ratio for time, ratio in rows.values())
+    assert capsys.readouterr().out.count("| warm store, with the loss |") == 2

@@ -279,3 +279,21 @@ def test_a_class_without_source_that_is_defined_anew(tmp_path: Path) -> None:
     other = type("Derived", (redefined(3.0),), {"__module__": "notebook"})
     assert forwards(tmp_path, scaled(base)) == [8, 8, 8]
     assert forwards(tmp_path, scaled(other)) == [8, 8, 8]  # what a base does counts as well
+
+
+def test_weights_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Packed(Tensor):
+        """Weights whose values only its own operations know."""
+
+    taught = scaled()
+    taught.shift = torch.zeros(7).as_subclass(Packed)
+    for precision in ("fp32", "auto"):
+        caplog.clear()
+        ran = run(configured(tmp_path, teacher={"precision": precision}), epochs=1, models=(student(), taught))
+        assert len(ran.forwards) >= 3
+        said = [text for text in caplog.messages if "are not stored" in text]
+        assert said == [
+            "the outputs of the teacher Scaled are not stored: its weight shift, Packed on cpu, can't be read. It runs "
+            "at every step."
+        ]
+    assert maintenance.info(tmp_path).rows == 0
