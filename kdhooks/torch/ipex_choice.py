@@ -7,7 +7,7 @@ says so in one line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -76,10 +76,15 @@ class Ipex:
         self._first_input = first_input
         self._refusal = _refusal(distiller, self._student, device, ranks)
 
-    def candidates(self, choices: Iterable[Choice]) -> list[Choice]:
-        """These choices by the extension, as far as it can do them."""
-        found = [replace(one, precision=one.precision or _surrounding(), ipex=True) for one in choices]
-        return [one for one in found if self._reason(one) is None]
+    def copies(self, choices: Iterable[Choice]) -> dict[Choice, nn.Module]:
+        """A copy of the student under the extension for each of these choices that it can do."""
+        found: dict[Choice, nn.Module] = {}
+        for one in choices:
+            choice = replace(one, precision=one.precision or _surrounding(), ipex=True)
+            if self._reason(choice) is None:
+                with suppress(Exception):  # whatever it can't do with a model of somebody's: nothing to time then
+                    found[choice] = _under(self._copied(self._student), choice)
+        return found
 
     def settled(self, choice: Choice) -> Choice:
         """A choice without the extension where that can't train this student, and says why; proven where it can."""
@@ -91,12 +96,6 @@ class Ipex:
             return full
         logger.info("the student is trained without Intel's extension: %s", reason)
         return replace(choice, ipex=False)
-
-    def trial(self, twin: nn.Module, choice: Choice) -> nn.Module:
-        """A copy of a student, put under the extension for good."""
-        trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        IpexTraining(twin, torch.optim.SGD(trained, lr=0.0), bf16=choice.precision == "bf16").enter()
-        return twin
 
     def _reason(self, choice: Choice) -> str | None:
         return self._refusal or _precision_refusal(choice.precision, self._optimizer)
@@ -111,13 +110,20 @@ class Ipex:
                 plain, fast = self._copied(self._student), self._copied(self._student)
                 if any(map(_trained_in_eval, plain.modules())):
                     return "layers of it are trained in eval mode, where the extension gives their weights no gradient"
-                before, after = (_output(one, args, kwargs, choice) for one in (plain, self.trial(fast, choice)))
+                before, after = (_output(one, args, kwargs, choice) for one in (plain, _under(fast, choice)))
             except Exception as error:  # whatever the extension can't do with a model of somebody's
                 lines = str(error).strip().splitlines()
                 return lines[0] if lines else type(error).__name__
         if agree(Seen(after, {}), Seen(before, {}), within=_WITHIN, dtypes=False):
             return None
         return "the student gives other values with it"
+
+
+def _under(twin: nn.Module, choice: Choice) -> nn.Module:
+    """A copy of a student, put under the extension for good."""
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    IpexTraining(twin, torch.optim.SGD(trained, lr=0.0), bf16=choice.precision == "bf16").enter()
+    return twin
 
 
 def _output(model: nn.Module, args: Any, kwargs: Any, choice: Choice) -> Any:
@@ -157,8 +163,7 @@ def _refusal(distiller: Any, student: nn.Module, device: torch.device, ranks: Ra
         return "the teacher is an average of its weights"
     if _shares(student, distiller.teacher_model):
         return "a teacher has some of its weights too"
-    criteria = distiller.criterion if isinstance(distiller.criterion, (list, tuple)) else [distiller.criterion]
-    if any(isinstance(one, LargeVocabularyDistillationLoss) for one in criteria):
+    if _reads_its_head(distiller):
         return "LargeVocabularyDistillationLoss reads the weight of its head"
     return None
 
@@ -177,6 +182,16 @@ def _precision_refusal(precision: Precision | None, optimizer: Any) -> str | Non
     if any(isinstance(group["lr"], torch.Tensor) for group in groups):
         return f"its step of {kind.__name__} doesn't know a learning rate that is a tensor"
     return None
+
+
+def _reads_its_head(distiller: Any) -> bool:
+    """Whether a criterion, set by the program or named by the configuration, multiplies by a weight of the student."""
+    kind = LargeVocabularyDistillationLoss
+    given = distiller.criterion
+    if given is None:
+        named = distiller.conf.settings.distillation.train.criterion
+        return any(one.name.lower() == kind.__name__.lower() for one in named)
+    return any(isinstance(one, kind) for one in (given if isinstance(given, (list, tuple)) else [given]))
 
 
 def _shares(student: nn.Module, teachers: Any) -> bool:

@@ -137,14 +137,13 @@ def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device, 
             logger.info("student: %s; there was no first batch to time other ways on", plainest)
             return plainest
         inputs = batch_mover(device)(given)
-        student = unwrap(distiller.student_model)
-        copies = _copies(student, inputs, layouts)
+        copies = _copies(unwrap(distiller.student_model), inputs, layouts)
         choices = [Choice(precision, channels_last=last) for precision, last in product(precisions, copies)]
         ways = {choice: _pass(copies[choice.channels_last], inputs, choice, device) for choice in choices}
         if ipex is not None and copies:
             last = train.channels_last is True  # the extension has a format of its own
-            fast = ipex.candidates([Choice(precision, last) for precision in precisions])
-            own = {one: _pass(ipex.trial(_without_hooks(student), one), inputs, one, device) for one in fast}
+            fast = ipex.copies([Choice(precision, last) for precision in precisions])
+            own = {one: _pass(model, inputs, one, device) for one, model in fast.items()}
             ways = own if own and train.ipex is True else {**ways, **own}
         seconds = time_in_turn(ways, device) if len(ways) > 1 else {}
     chosen = fastest(seconds) if seconds else next(iter(ways), plainest)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdhooks import Distillation
+from kdhooks.torch import LargeVocabularyDistillationLoss
 from kdhooks.torch.checkpoint import CheckpointFile
 from kdhooks.torch.ipex_student import IpexTraining
 from tests.ipex.models import Images, ReadsItsWeight, images, labels, made
@@ -260,6 +261,23 @@ def test_a_student_that_reads_packed_weights_is_found_out(tmp_path: Path, caplog
     distillation(tmp_path, student=made(ReadsItsWeight), precision="bf16", end_epoch=1).fit()
     (line,) = complaints(caplog)
     assert line.startswith("the student is trained without Intel's extension: ")
+
+
+@pytest.mark.parametrize("set_by", ["configuration", "program"])
+def test_a_head_that_is_read_by_the_criterion_is_not_packed(
+    set_by: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = [nn.Sequential(nn.Embedding(20, width), nn.Linear(width, 20)) for width in (8, 16)]
+    named = {"LargeVocabularyDistillationLoss": {"student_head": "1"}}
+    distiller = distillation(tmp_path, student=models[0], end_epoch=1, criterion=named)
+    distiller.teacher_model = models[1]
+    if set_by == "program":
+        distiller.criterion = LargeVocabularyDistillationLoss("1")
+    words = torch.randint(20, (8, 6))
+    distiller.train_dataloader = DataLoader(TensorDataset(words, words), batch_size=4)
+    distiller.fit()
+    reason = "LargeVocabularyDistillationLoss reads the weight of its head"
+    assert complaints(caplog) == [f"the student is trained without Intel's extension: {reason}"]
 
 
 @pytest.mark.parametrize("what", ["average", "shared", "layer"])
