@@ -6,6 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 
+# Intel Extension for PyTorch can be imported with torch 2.8 alone, and all else is tested with a newer one.
+IPEX_VENV  ?= .venv-ipex
+IPEX_READY := $(IPEX_VENV)/.ready
+
 # The libraries that the benchmarks compare with need versions of their own (6 GB, with torchvision's torch).
 PEERS       ?= .venv-peers
 PEERS_READY := $(PEERS)/.ready
@@ -15,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system fashion-mnist lint types examples docs bench results soak check clean
+.PHONY: help demo test test-system test-ipex fashion-mnist lint types examples docs bench results soak check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +41,14 @@ fashion-mnist: ## install Debian's dataset-fashion-mnist where it is missing
 
 test-system: $(READY) fashion-mnist ## the tests that need Debian's dataset-fashion-mnist (installed when it is missing)
 	$(PYTEST) -n $(JOBS) tests/system
+
+$(IPEX_READY): constraints-ipex.txt
+	$(PYTHON) -m venv $(IPEX_VENV)
+	$(IPEX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r $<
+	@touch $@
+
+test-ipex: $(IPEX_READY) ## the tests of Intel Extension for PyTorch, in an environment of their own (6 GB; AVX-512)
+	OMP_NUM_THREADS=1 TORCH_CPP_LOG_LEVEL=ERROR $(IPEX_VENV)/bin/python -m pytest --durations=3 tests/ipex
 
 lint: $(READY) ## ruff and the import rules between rooms
 	$(BIN)/ruff check .
@@ -70,12 +82,15 @@ soak: $(READY) ## the long runs that the other targets leave out
 	$(PYTEST) --timeout=0 -m soak tests
 
 check: ## the gate of continuous integration, in its order, with the time of each step
-	@for step in lint types test test-system examples docs; do \
+	@for step in lint types test test-system test-ipex examples docs; do \
+	    if [ $$step = test-ipex ] && ! grep -qs avx512 /proc/cpuinfo; then \
+	        echo "== make $$step: left out, since Intel Extension for PyTorch needs a processor with AVX-512"; continue; \
+	    fi; \
 	    echo "== make $$step"; begin=$$(date +%s); \
 	    $(MAKE) --no-print-directory $$step || { echo "== make $$step: FAILED"; exit 1; }; \
 	    echo "== make $$step: $$(( $$(date +%s) - begin )) s"; \
 	done
 
 clean: ## remove the environment, caches and what building leaves
-	rm -rf .venv $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(IPEX_VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,8 +87,8 @@ def compare(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, *, rou
     }
 
 
-def calls_of_a_step(ledger: Any, *, repeats: int = 40, inner: int = 2000) -> float:
-    """Microseconds of the ledger's own calls of one step, and nothing between them; the best of the repeats."""
+def calls_of_a_step(ledger: Any, *, repeats: int = 3000, inner: int = 20) -> float:
+    """Microseconds of the ledger's own calls of one step, and nothing between them; the best of many short repeats."""
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()

@@ -98,8 +98,8 @@ class Findings(Participants):
             yield ledger
         finally:
             self._put_ledger(OFF)
-            ledger.options = self._options()
             ledger.close()
+            ledger.options = self._options()
 
     def _put_ledger(self, ledger: Ledger) -> None:
         self._ledger = ledger

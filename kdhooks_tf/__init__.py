@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from kdhooks_tf.criteria import KnowledgeDistillationLoss
     from kdhooks_tf.intermediate import IntermediateLayersKnowledgeDistillationLoss
     from kdhooks_tf.self_distillation import SelfKnowledgeDistillationLoss
+    from kdhooks_tf.stored_dataset import stored_outputs
 
 _WHERE = {
     "DistillationCallback": "kdhooks_tf.callback",
     "IntermediateLayersKnowledgeDistillationLoss": "kdhooks_tf.intermediate",
     "KnowledgeDistillationLoss": "kdhooks_tf.criteria",
     "SelfKnowledgeDistillationLoss": "kdhooks_tf.self_distillation",
+    "stored_outputs": "kdhooks_tf.stored_dataset",
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "IntermediateLayersKnowledgeDistillationLoss",
     "KnowledgeDistillationLoss",
     "SelfKnowledgeDistillationLoss",
+    "stored_outputs",
 ]
 
 

@@ -17,6 +17,7 @@ from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
+from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
 from kdhooks_tf.clock import Clock
 from kdhooks_tf.copies import copied, put_weights, weights_of
@@ -60,7 +61,11 @@ class TensorFlowBackend:
         return tuple(made)
 
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
-        """Give the models to the criteria that look inside of them."""
+        """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
+        for teacher in teachers.values():
+            getattr(teacher, "live", teacher).first_input = partial(self._first_input, distiller)
+            if hasattr(teacher, "follow_criteria"):
+                teacher.follow_criteria(criteria)
         binding = [criterion for criterion in criteria if hasattr(criterion, "bind")]
         if not binding:
             return
@@ -73,17 +78,30 @@ class TensorFlowBackend:
         for criterion in binding:
             criterion.bind(bound)
 
-    def teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Teacher]:
-        """The teachers by name, not yet attached."""
+    def teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Any]:
+        """The teachers by name, not yet attached; behind a store where the configuration has one."""
+        teachers = self._teachers(models, student, conf)
+        shared = shared_store(conf, follows_student=conf.settings.distillation.teacher.ema is not None)
+        if shared is None:
+            return teachers
+        from kdhooks_tf.stored_teacher import StoredTeacher
+
+        return {name: StoredTeacher(teacher, name, shared, student) for name, teacher in teachers.items()}
+
+    def _teachers(self, models: Mapping[str, Any], student: Any, conf: DistillationConf) -> dict[str, Any]:
+        from kdhooks_tf.speed_options import check_teacher
+
+        check_teacher(conf, models, student)
         settings = conf.settings.distillation.teacher
+        speed: dict[str, Any] = {"precision": settings.precision, "compile": settings.compile}
         if settings.ema is None:
-            return {name: Teacher(model, student, precision=settings.precision) for name, model in models.items()}
+            return {name: Teacher(model, student, **speed) for name, model in models.items()}
         path = "distillation.teacher.ema"
         if len(models) > 1:
             raise conf.problem(path, f"one teacher can be an average of the student, and {len(models)} are set")
         name, model = next(iter(models.items()), ("teacher", None))
         try:
-            return {name: MeanTeacher(student, settings.ema, model, precision=settings.precision)}
+            return {name: MeanTeacher(student, settings.ema, model, **speed)}
         except ModelError as error:
             advice = "" if model is None else "Leave teacher_model unset: the average begins as the student."
             raise conf.problem(path, str(error), advice) from None
@@ -190,6 +208,12 @@ class TensorFlowBackend:
         from kdhooks_tf.train_loop import train
 
         train(distiller)
+
+    def training_inputs(self, distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
+        """How many rows the training data has in all, and its batches, each row once an epoch."""
+        from kdhooks_tf.stored_building import training_inputs
+
+        return training_inputs(distiller, epochs)
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""

@@ -8,6 +8,7 @@ from kdhooks.datasets.order import EpochPosition
 from kdhooks.loop.batches import split_batch
 from kdhooks.loop.training_data import jumps
 from kdhooks_tf.data import as_tensors
+from kdhooks_tf.stored_dataset import without_stored
 from kdhooks_tf.training_data import served
 
 
@@ -28,6 +29,7 @@ def first_input(distiller: Any) -> Any:
     if batch is None:
         return None
     input_columns = () if columns is None else columns.input_columns
+    batch, _ = without_stored(batch)
     if isinstance(batch, (tuple, list)) and len(batch) == 3 and not input_columns:
         batch = batch[:2]  # Keras's third is the weight of the samples
     return split_batch(as_tensors(batch), inputs=settings.model.inputs, input_columns=input_columns).input

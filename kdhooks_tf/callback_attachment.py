@@ -23,6 +23,7 @@ from kdhooks_tf.callback_shims import Shims
 from kdhooks_tf.callback_target import labels
 from kdhooks_tf.monitor import watching
 from kdhooks_tf.replicas import strategy_of
+from kdhooks_tf.stored_dataset import without_stored
 
 _MARK = "kdhooks"
 _ARGUMENTS = ("x", "y", "y_pred", "sample_weight")
@@ -158,6 +159,7 @@ class Attachment:
         def train_step(*args: Any, **kwargs: Any) -> Any:
             if not self._stepping:
                 return original(*args, **kwargs)
+            args, kwargs, self._here.stored = _without_stored(args, kwargs)
             self._here.names = None
             self._here.active = True
             try:
@@ -187,7 +189,7 @@ class Attachment:
         x, y, output = given.get("x"), given.get("y"), given.get("y_pred")
         with watching() as seen:
             total = self._distiller.on_after_compute_loss(
-                x, output, loss, target=labels(y, output), sample_weight=given.get("sample_weight")
+                x, output, loss, target=labels(y, output), sample_weight=given.get("sample_weight"), **self._here.stored
             )
         names, values = next(one for one in seen if one[0][-1] == "total")  # criteria may record as well
         first = next(one for one in tf.nest.flatten((x, output)) if one is not None)
@@ -259,6 +261,15 @@ def is_attached(model: Any) -> bool:
 
 def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
+
+
+def _without_stored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The arguments of a train step without a teacher's outputs that came with the data, and these."""
+    if args:
+        data, stored = without_stored(args[0])
+        return (data, *args[1:]), kwargs, stored
+    data, stored = without_stored(kwargs.get("data"))
+    return args, {**kwargs, "data": data} if stored else kwargs, stored
 
 
 def _make_anew(model: Any) -> None:

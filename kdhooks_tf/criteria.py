@@ -173,7 +173,6 @@ class KnowledgeDistillationLoss:
             axis = -1 if self.axis is None else self.axis
             temperature = self._temperature_at(step.index, student)
             options: dict[str, Any] = {"temperature": temperature, "target": step.target, "axis": axis}
-            options["mask"] = self._mask(step, student)
             if step.sample_weight is not None:
                 if not weighable:
                     raise UsageError(
@@ -182,7 +181,10 @@ class KnowledgeDistillationLoss:
                 options["sample_weight"] = step.sample_weight
 
             def against(teacher: Tensor) -> Tensor:
-                return loss(student, teacher, **options)
+                mask = self._mask(step, student)
+                for other in step.outputs:  # what a stored output lacks is known once it is there
+                    mask = step.counted(mask, other)
+                return loss(student, teacher, **options, mask=mask)
 
             return self._combined(step, student, against, temperature, axis)
 

@@ -31,11 +31,13 @@ class MeanTeacher(Teacher):
         student: whose average it is.
         decay: the share of the old average that stays.
         model: what to begin from, of the student's own architecture; None is a copy of the student.
-        precision: as for any teacher.
+        precision, compile: as for any teacher.
 
     Raises:
         ModelError: `model` has other weights than the student, or the student has none yet.
     """
+
+    stands_still = False
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class MeanTeacher(Teacher):
         model: Any = None,
         *,
         precision: AskedPrecision | None = None,
+        compile: bool = False,
     ) -> None:
         if not is_built(student):
             raise ModelError("with ema the teacher is an average of the student, which is not built yet: call it once")
@@ -60,7 +63,7 @@ class MeanTeacher(Teacher):
                 "with ema the teacher is an average of the student on each replica: make it in the scope of the "
                 "student's strategy"
             )
-        super().__init__(model, student, precision=precision)
+        super().__init__(model, student, precision=precision, compile=compile)
         self.decay = decay
         self._seen: Any = None  # sums of the student's weights when it was last followed
 

@@ -100,3 +100,12 @@ def is_of_one_turn(tensors: Iterable[Any], checked: set[str]) -> bool:
         waiting += [tensor.op for tensor in operation.inputs]
     checked |= found
     return False
+
+
+def is_compiled() -> bool:
+    """Whether the function that is being traced is one that XLA compiles; False where TensorFlow does not tell."""
+    try:
+        from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+    except ImportError:  # its place is TensorFlow's own affair
+        return False
+    return tf.inside_function() and bool(GraphOrParentsInXlaContext(current_graph()))

@@ -129,6 +129,13 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return value
 
 
+def tensors_of_nest(value: Any) -> list[Tensor]:
+    """The tensors of a nest, in the order in which `map_tensors` comes to them (`tf.nest` sorts mappings)."""
+    found: list[Tensor] = []
+    map_tensors(found.append, value)
+    return found
+
+
 def constant(tensor: Tensor) -> Tensor:
     """A tensor through which no gradient flows."""
     return tf.stop_gradient(tensor)

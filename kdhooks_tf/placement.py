@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.errors import UsageError
-from kdhooks_tf.teacher import POLICIES, layers_of
+from kdhooks_tf.layer_precision import POLICIES
+from kdhooks_tf.teacher import layers_of
 
 
 def device_scope(conf: DistillationConf) -> AbstractContextManager[Any]:

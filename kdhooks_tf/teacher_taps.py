@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -105,6 +105,19 @@ class TeacherTaps(Taps):
             self._learned = {}
         self._learned[shapes] = self._latest = run.order
         return output
+
+    def take(self) -> tuple[list[list[Any]], dict[Key, str]]:
+        """What the last forward captured, for a function to hand out, and why layers that ran have no values."""
+        silent = {key: slot.unseen for key, slot in self.slots.items() if slot.unseen}
+        return [[] if slot.unseen else list(slot.calls) for slot in self.slots.values()], silent
+
+    def put(self, captured: Sequence[Sequence[Any]], silent: Mapping[Key, str]) -> None:
+        """Hold what came out of the function in which the forward ran."""
+        self.begin()
+        for (key, slot), calls in zip(self.slots.items(), captured, strict=True):
+            for value in calls:
+                slot.keep(value, current_graph())
+            slot.unseen = silent.get(key, "")
 
     def order(self) -> list[Key]:
         """The layers that the last whole forward called, in the order of their last calls."""

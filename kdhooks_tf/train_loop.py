@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -26,6 +27,8 @@ from kdhooks_tf.optimizers import inner_optimizer
 from kdhooks_tf.outputs import as_call
 from kdhooks_tf.placement import device_scope, non_finite_variable, precision_scope
 from kdhooks_tf.progress import EventFiles
+from kdhooks_tf.speed_options import check_train
+from kdhooks_tf.stored_dataset import without_stored
 from kdhooks_tf.train_setup import Parts, prepare
 
 Tensor = Any
@@ -44,6 +47,7 @@ def train(distiller: Any) -> None:
         CheckpointError: there is no such checkpoint to continue, or it belongs to another run.
         KeyboardInterrupt, SystemExit: Ctrl-C and SIGTERM, after a checkpoint was written.
     """
+    check_train(distiller.conf, distiller.student_model)
     precision = distiller.conf.settings.distillation.train.precision
     with device_scope(distiller.conf), precision_scope(distiller.student_model, precision):
         signals = StopSignals()
@@ -97,17 +101,29 @@ class TrainLoop(BuiltInLoop):
         """A batch as a step takes it, whose number is told to the hooks."""
         self.distiller.on_step_begin(step)
         weight = None
+        batch, stored = without_stored(batch)
         if isinstance(batch, (tuple, list)) and len(batch) == 3 and not self.parts.input_columns:
             *batch, weight = batch  # Keras's third is the weight of the samples
         parts: Batch = split_batch(batch, inputs=self.parts.inputs, input_columns=self.parts.input_columns)
+        for name, value in stored.items():
+            parts = replace(parts, **{name: value}) if getattr(parts, name) is None else parts
         given = (parts.input, parts.target, parts.mask, parts.teacher_output, parts.sample_ids, weight)
-        return tuple(as_tensors(part) for part in given)
+        return tuple(as_tensors(part) for part in (*given, parts.teacher_features))
 
     def _step(self, *batch: Any) -> None:
         self._apply(self._gradient_of(*batch, share=None))
 
     def _gradient_of(
-        self, given: Any, target: Any, mask: Any, teacher_output: Any, sample_ids: Any, weight: Any, *, share: Any
+        self,
+        given: Any,
+        target: Any,
+        mask: Any,
+        teacher_output: Any,
+        sample_ids: Any,
+        weight: Any,
+        features: Any,
+        *,
+        share: Any,
     ) -> list[Any]:
         """The gradient of a batch's total loss times its share of the step, as the hooks give it.
 
@@ -130,6 +146,7 @@ class TrainLoop(BuiltInLoop):
                 mask=mask,
                 sample_ids=sample_ids,
                 sample_weight=weight,
+                teacher_features=features,
             )
             scaled = self.parts.optimizer.scale_loss(total if share is None else total * tf.cast(share, total.dtype))
         gradients = [

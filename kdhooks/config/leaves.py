@@ -70,7 +70,10 @@ POOL = Leaf(
     "one or more whole numbers of at least 1, as in [1, 1]",
     Schema(Or(And(_whole_from(1), Use(lambda size: (size,))), And([_whole_from(1)], len, Use(tuple)))),
 )
-_IPEX = "Intel's extension is not part of this release of kdhooks", "Use pytorch; autocast to bf16 with precision: bf16"
+_IPEX = (
+    "Intel's extension is chosen for teacher and student apart",
+    "Write framework: pytorch, and ipex: true or auto in distillation.teacher and distillation.train.",
+)
 FRAMEWORK = OneOf(
     {
         **{"pytorch": "pytorch", "tensorflow": "tensorflow"},

@@ -30,7 +30,7 @@ OURS = ("teacher", "cache", "losses", "ours")
 _ORDER = ("student", "data", "graph", *OURS)
 _NO_STEP = "no step was timed: on_after_compute_loss was not called twice while the profile was open"
 _NO_STEP_IN_GRAPH = (
-    "no step was timed: the loss is computed in a tf.function, where Python's clock sees the tracing only; call "
+    "no step was timed: the loss is computed in a graph (a tf.function), where Python sees the tracing only; call "
     "on_step_begin() and on_step_end() outside of it, or let fit() or the callback train"
 )
 _GRAPH = "steps run in a graph: the ledger sees each as a whole, and the inside of a graph isn't divided"

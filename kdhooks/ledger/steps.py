@@ -206,7 +206,7 @@ class StepLedger(Ledger):
         if kind != "end" and not self._built_in and (self._had_loss or (self._had_begin and kind == "begin")):
             self._close_row()
         self._row += self._gap
-        self._row += (name, self._stamp())
+        self._row += (self._stack[-1] if self._stack else name, self._stamp())  # the loop's own part may be around us
         self._gap, self._holes = [], []
         self._stack, self._into = ["ours"], self._row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,7 @@ class Filled:
 
 
 def fill_store(distiller: Any, batches: Iterable[tuple[Any, Any]], progress: Callable[[int], Any]) -> Filled:
-    """Run the teachers on batches, where their rows are missing, and write the store in the order of its keys.
-
-    Rows that were written stay when it is interrupted, and the next call goes on behind them.
+    """Run the teachers of a `Distillation` on batches; see `fill_spaces`.
 
     Args:
         distiller: the `Distillation`, between `on_train_begin` and `on_train_end`.
@@ -39,11 +37,28 @@ def fill_store(distiller: Any, batches: Iterable[tuple[Any, Any]], progress: Cal
         UsageError: there is no teacher.
         StoreError: the store can't be written, or a teacher's outputs can't be stored.
     """
+    if not distiller._run.teachers:
+        raise UsageError("there is no teacher whose outputs could be stored: name one")
+    return fill_spaces(distiller._run.teachers, batches, progress)
+
+
+def fill_spaces(
+    teachers: Mapping[str, Any], batches: Iterable[tuple[Any, Any]], progress: Callable[[int], Any]
+) -> Filled:
+    """Run teachers on batches, where their rows are missing, and write the store in the order of its keys.
+
+    Rows that were written stay when it is interrupted, and the next call goes on behind them.
+
+    Args:
+        teachers: by name, each a `StoredTeacher` that has begun, all of one store.
+        batches: inputs as the teachers get them, and their `sample_ids` or None.
+        progress: called with how many rows were done.
+
+    Raises:
+        StoreError: the store can't be written, or a teacher's outputs can't be stored.
+    """
     from kdhooks.cache import maintenance
 
-    teachers = distiller._run.teachers
-    if not teachers:
-        raise UsageError("there is no teacher whose outputs could be stored: name one")
     shared = next(iter(teachers.values())).shared
     shared.strict = True
     rows = computed = 0

@@ -5,23 +5,45 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
 
 def function_digest(function: Callable[..., Any]) -> str:
-    """32 hexadecimal digits of a function's name, byte code, constants, defaults and closure.
+    """32 hexadecimal digits of a function's name, byte code, constants, defaults, closure, and what it calls.
 
-    Comments and lines don't count. What a function calls counts by its name only.
+    Functions and plain values of the same package count as they are, all else by its name; comments and lines don't.
 
     >>> function_digest(lambda value: value[0]) == function_digest(lambda value: value[0])
     True
     >>> function_digest(lambda value: value[0]) == function_digest(lambda value: value[1])
     False
     """
-    return hashlib.blake2b("\n".join(_parts(function, set())).encode(), digest_size=16).hexdigest()
+    return _digest(_parts(function, set()))
+
+
+def class_digest(kind: type) -> str:
+    """The same of a class: its name and its own methods, without those of its bases.
+
+    >>> class_digest(type("A", (), {"f": lambda self: 1})) == class_digest(type("A", (), {"f": lambda self: 2}))
+    False
+    """
+    seen: set[int] = set()
+    texts = [f"{kind.__module__}.{kind.__qualname__}"]
+    for name, value in sorted(vars(kind).items()):
+        function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        text = plain(function)
+        if isinstance(function, FunctionType):
+            texts += [name, *_parts(function, seen)]
+        elif text is not None and not name.startswith("__"):
+            texts.append(f"{name}={text}")
+    return _digest(texts)
+
+
+def _digest(texts: list[str]) -> str:
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=16).hexdigest()
 
 
 def plain(value: Any) -> str | None:
@@ -61,7 +83,26 @@ def _parts(function: Any, seen: set[int]) -> list[str]:
     named = sorted((function.__kwdefaults__ or {}).items())
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     held = [text for item in (*(function.__defaults__ or ()), *named, *cells) for text in _value(item, seen)]
-    return [f"{function.__module__}.{function.__qualname__}", *_code(code), *held]
+    return [f"{function.__module__}.{function.__qualname__}", *_code(code), *held, *_called(function, code, seen)]
+
+
+def _called(function: Any, code: CodeType, seen: set[int]) -> list[str]:
+    """The functions and plain values of its own package that a function names."""
+    around, texts = function.__globals__, list[str]()
+    package = function.__module__.partition(".")[0]
+    for name in sorted(_names(code) & set(around)):
+        value, text = around[name], plain(around[name])
+        if text is not None:
+            texts.append(f"{name}={text}")
+        elif isinstance(value, FunctionType) and value.__module__.partition(".")[0] == package:
+            texts += _parts(value, seen)
+    return texts
+
+
+def _names(code: CodeType) -> set[str]:
+    """All names in byte code, also in that of functions inside."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 def _callable_object(function: Any, seen: set[int]) -> list[str]:

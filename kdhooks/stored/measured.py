@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from kdhooks.criterion import Criterion, Step, Term
 from kdhooks.messages import logger
@@ -49,7 +50,7 @@ class Measured:
         if exact is None or not self._left:
             return
         self._left -= 1
-        for term in (term for criterion in criteria for term in criterion.terms):
+        for term in (term for criterion in criteria for term in _looking(criterion, name)):
             if term.weight(served.step.index) == 0:
                 continue
             pair = [value_of(term, _with(one, name)) for one in (exact, served)]
@@ -72,6 +73,13 @@ class Measured:
         logits = said.dtype if said.top_k is None else f"the {said.top_k} largest logits in {said.dtype}"
         features = said.feature_dtype
         return logits if features in (None, said.dtype) else f"{logits}, features in {features}"
+
+
+def _looking(criterion: Any, teacher: str) -> Iterator[Term]:
+    """The terms of a criterion that look at a teacher."""
+    for term in criterion.terms:
+        if term.layer is None or (term.layer() is not None and criterion.teacher_looks(teacher)):
+            yield term
 
 
 def _with(outputs: Served, name: str) -> Step:

@@ -12,7 +12,7 @@ from kdhooks.errors import DataError, UsageError
 from kdhooks.stored.looks import LOGITS
 
 if TYPE_CHECKING:
-    from kdhooks.cache import TeacherStore
+    from kdhooks.cache import Layout, TeacherStore
     from kdhooks.cache.maintenance import SpaceInfo
 
 _LAYER = re.compile(r"(?P<layer>.*?)(?P<input>:input)?(\[.*\])?( \((?P<calls>first|mean|all)\)( #\d+)?)?", re.DOTALL)
@@ -69,17 +69,31 @@ class StoredSpace:
         Raises:
             DataError: one of them is not there.
         """
-        if self._outputs is None:
-            from kdhooks.cache import Store, TeacherStore
-
-            self._outputs = TeacherStore(Store(self.path, read_only=True, strict=True), self.name, {})
-        found = self._outputs.lookup(keys)
+        found = self._opened().lookup(keys)
         if len(found.missing):
             raise DataError(
                 f"sample {samples[int(found.missing[0])]} is not in the store {self.path}, in {self.name}: it was "
                 "stored with another content or another number, or not at all"
             )
         return found.rows
+
+    @property
+    def layout(self) -> Layout:
+        """What a row consists of."""
+        opened = self._opened()
+        opened.lookup([])
+        if opened.layout is None:  # it was described when this was made, and somebody has written the store anew since
+            raise DataError(f"the store {self.path} no longer describes the rows of {self.name}")
+        return opened.layout
+
+    def _opened(self) -> TeacherStore:
+        if self._outputs is None:
+            from kdhooks.cache import Store, TeacherStore
+
+            # one file is opened once in a process, and who trains there may want to write
+            store = Store(self.path, read_only=not os.access(self.path, os.W_OK), strict=True)
+            self._outputs = TeacherStore(store, self.name, {})
+        return self._outputs
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_outputs": None}

@@ -4,6 +4,7 @@ from kdhooks.torch.criteria import KnowledgeDistillationLoss
 from kdhooks.torch.intermediate import IntermediateLayersKnowledgeDistillationLoss
 from kdhooks.torch.large_vocabulary import LargeVocabularyDistillationLoss
 from kdhooks.torch.self_distillation import SelfKnowledgeDistillationLoss
+from kdhooks.torch.store_outputs import store_outputs
 from kdhooks.torch.stored_outputs import StoredOutputs
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "LargeVocabularyDistillationLoss",
     "SelfKnowledgeDistillationLoss",
     "StoredOutputs",
+    "store_outputs",
 ]

@@ -93,6 +93,10 @@ class TorchBackend:
             key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex")
         }
         speed["outputs"] = conf.settings.model.outputs
+        if settings.ipex is True:
+            from kdhooks.torch.ipex import required
+
+            required(conf, "distillation.teacher.ipex")
         if settings.ema is None:
             return {name: Teacher(model, student, **speed) for name, model in models.items()}
         path = "distillation.teacher.ema"

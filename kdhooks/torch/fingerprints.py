@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdhooks.stored.functions import function_digest, plain
+from kdhooks.stored.functions import class_digest, function_digest, plain
 from kdhooks.torch.taps import is_ours
 from kdhooks.torch.wrappers import inside, named_layers
 
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 _BITS: dict[int, torch.dtype] = {1: torch.uint8, 2: torch.int16}
 _PUBLISHED = frozenset({"torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "sentence_transformers"})
-"""Packages whose classes are known by the package's version, without a look at their source."""
+"""Packages whose classes are known by the package's version, without a look at their code."""
+
+_ORIGIN = frozenset(
+    {"_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "architectures", "dtype", "torch_dtype"}
+)
+"""What transformers notes when it saves and loads a model, which is the same teacher afterwards; dtypes are known from
+the weights themselves."""
 
 
 def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
@@ -29,12 +36,13 @@ def host_array(tensor: Tensor) -> tuple[NDArray[Any], str]:
     On the CPU nothing is copied.
     """
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if _is_foreign(tensor.dtype):
+    if is_foreign(tensor.dtype):
         tensor = tensor.detach().contiguous().view(_BITS[tensor.element_size()])
     return tensor.numpy(force=True), dtype
 
 
-def _is_foreign(dtype: torch.dtype) -> bool:
+def is_foreign(dtype: torch.dtype) -> bool:
+    """Whether NumPy has no such dtype."""
     return dtype is torch.bfloat16 or "float8" in str(dtype)
 
 
@@ -62,18 +70,17 @@ def versions_of(model: nn.Module) -> list[tuple[int, int]]:
     return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
 
 
-def classes_of(model: nn.Module) -> tuple[list[type], list[str]]:
-    """The classes of a model's modules: those to know by their source, and those of published packages by version."""
-    kinds = dict.fromkeys(type(inside(module)) for module in named_layers(model).values())
-    own, published = [], []
+def classes_of(model: nn.Module) -> list[str]:
+    """The classes of a model's modules and their bases, by what they do; those of published packages by version."""
+    layers = named_layers(model).values()
+    kinds = dict.fromkeys(kind for module in layers for kind in type(inside(module)).__mro__ if kind is not object)
+    texts = []
     for kind in kinds:
-        package = kind.__module__.split(".", 1)[0]
+        package = kind.__module__.partition(".")[0]
         version = getattr(sys.modules.get(package), "__version__", None) if package in _PUBLISHED else None
-        if version is None:
-            own.append(kind)
-        else:
-            published.append(f"{kind.__module__}.{kind.__qualname__} of {package} {version}")
-    return own, sorted(published)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        texts.append(f"{name} {class_digest(kind)}" if version is None else f"{name} of {package} {version}")
+    return sorted(texts)
 
 
 def options_of(model: nn.Module) -> list[str]:
@@ -86,7 +93,8 @@ def options_of(model: nn.Module) -> list[str]:
     texts = [repr(root)]
     config: Any = getattr(root, "config", None)
     if hasattr(config, "to_json_string"):
-        texts.append(config.to_json_string(use_diff=False))
+        said = json.loads(config.to_json_string(use_diff=False))
+        texts.append(json.dumps({key: value for key, value in said.items() if key not in _ORIGIN}, sort_keys=True))
     for name, module in named_layers(model).items():
         own = [*_attributes(inside(module)), *_hooks(inside(module))]
         if own:
@@ -96,7 +104,7 @@ def options_of(model: nn.Module) -> list[str]:
 
 def _attributes(module: nn.Module) -> Iterator[str]:
     for name, value in sorted(vars(module).items()):
-        if name.startswith("_") or name in ("training", "config"):
+        if name.startswith("_") or name in ("training", "config", *_ORIGIN):
             continue
         text = plain(value)
         if text is not None:
@@ -126,7 +134,7 @@ _WRAPPED: Sequence[str] = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wra
 
 def float_array(tensor: Tensor) -> NDArray[Any]:
     """A tensor's values on the host; those of dtypes that NumPy has not as float32."""
-    return (tensor.float() if _is_foreign(tensor.dtype) else tensor).numpy(force=True)
+    return (tensor.float() if is_foreign(tensor.dtype) else tensor).numpy(force=True)
 
 
 def tensor_beside(array: NDArray[Any], beside: Tensor) -> Tensor:

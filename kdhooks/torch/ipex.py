@@ -39,9 +39,8 @@ def unusable() -> str | None:
     wanted, found = (re.match(r"\d+\.\d+", one) for one in (installed, torch.__version__))
     if wanted is None or found is None or wanted[0] != found[0]:
         needs = wanted[0] if wanted is not None else installed
-        return (
-            f"Intel Extension for PyTorch {installed} works with torch {needs} alone, and this is {torch.__version__}"
-        )
+        there = torch.__version__
+        return f"Intel Extension for PyTorch {installed} works with torch {needs} alone, and this is {there}"
     failure = _loaded()[1]
     return None if failure is None else f"Intel Extension for PyTorch {installed} can't be imported: {failure}"
 

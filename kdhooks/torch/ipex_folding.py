@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -33,11 +34,12 @@ def fold_normalisation(model: nn.Module, tapped: Callable[[str], bool]) -> int:
     """
     pairs = [(one, two) for one, two in _found(model) if not tapped(one) and not tapped(two)]
     for convolution_name, normalisation_name in pairs:
-        convolution, normalisation = (model.get_submodule(name) for name in (convolution_name, normalisation_name))
+        convolution: Any = model.get_submodule(convolution_name)
+        normalisation: Any = model.get_submodule(normalisation_name)
         with torch.no_grad():
-            folded = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[type-var]
+            folded = fuse_conv_bn_eval(convolution, normalisation)
         convolution.register_parameter("weight", folded.weight)
-        convolution.register_parameter("bias", folded.bias)  # type: ignore[arg-type]
+        convolution.register_parameter("bias", folded.bias)
         _put(model, normalisation_name, nn.Identity().eval())
     return len(pairs)
 

@@ -20,7 +20,7 @@ from kdhooks.speed import Choice
 from kdhooks.torch.ipex import optimize, unusable
 from kdhooks.torch.ipex_folding import fold_normalisation
 from kdhooks.torch.taps import Key, drop_dead_hooks
-from kdhooks.torch.teacher_speed import Subject, Way
+from kdhooks.torch.teacher_speed import Subject, Way, attention_by_parts
 from kdhooks.torch.teacher_taps import TeacherTaps
 
 
@@ -92,6 +92,7 @@ class IpexWay(Way):
         with (
             self._without_graph.context(taps is None),
             torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None),
+            attention_by_parts(),  # the fused kernel of a layer would read packed weights
         ):
             output = forward(*args, **kwargs)
         return self._without_graph.handed_out(output)

@@ -26,6 +26,7 @@ class CudaStopwatch(Stopwatch):
     def __init__(self, device: torch.device) -> None:
         self.device = f"{device} ({torch.cuda.get_device_name(device)})"
         self.note = "times are those of the device's stream, its waiting for the host included"
+        self.tracing = torch.cuda.is_current_stream_capturing  # a graph that is being recorded can't be asked
         self._device = device
         self._free: list[Any] = []
 

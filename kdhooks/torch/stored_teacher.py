@@ -21,6 +21,7 @@ from kdhooks.torch.fingerprints import (
     classes_of,
     float_array,
     host_array,
+    is_foreign,
     options_of,
     tensor_beside,
     unreadable,
@@ -114,8 +115,7 @@ class StoredTeacher(_StoredTeacher):
 
         if self._identified is None or self._identified[0] != self._version:
             model = self.live.model
-            own, published = classes_of(model)
-            name = fingerprint(weights_of(model), code=own, more=[*published, *options_of(model)])
+            name = fingerprint(weights_of(model), more=[*classes_of(model), *options_of(model)])
             self._identified = self._version, name
         return self._identified[1]
 
@@ -161,14 +161,13 @@ class StoredTeacher(_StoredTeacher):
 
 def content_keys(value: Any) -> list[bytes]:
     """The keys of a batch of tensors by their content; see `kdhooks.cache.row_keys`."""
-    from kdhooks.cache import row_keys
+    from kdhooks.cache import Bits, row_keys
 
-    return row_keys(map_tensors(_hashable, value))
+    def hashable(tensor: Tensor) -> Any:
+        array, dtype = host_array(tensor)
+        return Bits(array, dtype) if is_foreign(tensor.dtype) else array
 
-
-def _hashable(tensor: Tensor) -> Any:
-    array, dtype = host_array(tensor)
-    return array if array.dtype.name == dtype else {dtype: array}
+    return row_keys(map_tensors(hashable, value))
 
 
 def dense_logits(kept: TopK, beside: Tensor) -> Tensor:

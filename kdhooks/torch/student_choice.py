@@ -79,31 +79,52 @@ def choose(distiller: Any, loader: Any, optimizer: Any, *, device: torch.device,
         resume: the checkpoint that is continued, or None.
 
     Raises:
+        ConfigError: ``ipex: true`` without Intel's extension.
         UsageError: channels last with an optimizer that can't work on it.
         CheckpointError: the checkpoint can't be read.
     """
     train = distiller.conf.settings.distillation.train
     if needs_closure(optimizer) and train.channels_last is True:
         raise UsageError("LBFGS can't be used with channels_last: true, since it views gradients as vectors")
-    if "auto" not in (train.precision, train.channels_last):
-        return _choice(train, train.precision, train.channels_last)
+    ipex = _ipex(distiller, loader, optimizer, device, ranks)
+    if "auto" not in (train.precision, train.channels_last, train.ipex):
+        choice = _choice(train, train.precision, train.channels_last, train.ipex)
+        return choice if ipex is None else ipex.settled(choice)
     saved = None if resume is None else CheckpointFile(resume).read().get("speed")
     if saved is None:
-        mine = _fastest(distiller, loader, optimizer, device) if ranks.rank == 0 else Choice()
+        mine = _fastest(distiller, loader, optimizer, device, ipex) if ranks.rank == 0 else Choice()
         saved = ranks.gather({"speed": mine.to_dict()})[0]["speed"]
     chosen = Choice.from_dict(saved)
-    return _choice(  # what is not auto is what the configuration says now
+    choice = _choice(  # what is not auto is what the configuration says now
         train,
         chosen.precision if train.precision == "auto" else train.precision,
         chosen.channels_last if train.channels_last == "auto" else train.channels_last,
+        chosen.ipex if train.ipex == "auto" else train.ipex,
+    )
+    return choice if ipex is None else ipex.settled(choice)
+
+
+def _ipex(distiller: Any, loader: Any, optimizer: Any, device: torch.device, ranks: Ranks) -> Any:
+    """What decides about Intel's extension; None where nobody asks for it."""
+    if distiller.conf.settings.distillation.train.ipex is False:
+        return None
+    from kdhooks.torch.ipex_choice import Ipex
+
+    return Ipex(
+        distiller,
+        optimizer,
+        device=device,
+        ranks=ranks,
+        first_input=lambda: _first_input(distiller, loader),
+        copied=_without_hooks,
     )
 
 
-def _choice(train: TrainSettings, precision: Any, last: Any) -> Choice:
-    return Choice(precision, channels_last=bool(last), compile=train.execution_mode == "graph")
+def _choice(train: TrainSettings, precision: Any, last: Any, ipex: Any) -> Choice:
+    return Choice(precision, bool(last), compile=train.execution_mode == "graph", ipex=bool(ipex))
 
 
-def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device) -> Choice:
+def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device, ipex: Any) -> Choice:
     """The fastest way, told in one line; the plainest where nothing can be timed."""
     train = distiller.conf.settings.distillation.train
     precisions = native_precisions(device) if train.precision == "auto" else (train.precision,)
@@ -116,11 +137,17 @@ def _fastest(distiller: Any, loader: Any, optimizer: Any, device: torch.device) 
             logger.info("student: %s; there was no first batch to time other ways on", plainest)
             return plainest
         inputs = batch_mover(device)(given)
-        copies = _copies(unwrap(distiller.student_model), inputs, layouts)
+        student = unwrap(distiller.student_model)
+        copies = _copies(student, inputs, layouts)
         choices = [Choice(precision, channels_last=last) for precision, last in product(precisions, copies)]
         ways = {choice: _pass(copies[choice.channels_last], inputs, choice, device) for choice in choices}
+        if ipex is not None and copies:
+            last = train.channels_last is True  # the extension has a format of its own
+            fast = ipex.candidates([Choice(precision, last) for precision in precisions])
+            own = {one: _pass(ipex.trial(_without_hooks(student), one), inputs, one, device) for one in fast}
+            ways = own if own and train.ipex is True else {**ways, **own}
         seconds = time_in_turn(ways, device) if len(ways) > 1 else {}
-    chosen = fastest(seconds) if seconds else plainest
+    chosen = fastest(seconds) if seconds else next(iter(ways), plainest)
     times = ", ".join(f"{way} {taken * 1e3:.1f} ms" for way, taken in seconds.items())
     logger.info("student: %s%s", chosen, f"; a forward and backward took: {times}" if times else "")
     return chosen
@@ -131,16 +158,16 @@ def _first_input(distiller: Any, loader: Any) -> Iterator[Any]:
     """The model's input of the first batch, or None; the loader and the generators are afterwards as they were."""
     conf = distiller.conf.settings
     columns = conf.distillation.train.dataloader
-    with untouched([unwrap(distiller.student_model)], loader, distiller.backend):
+    with untouched([], loader, distiller.backend):  # left before anything is timed: workers would compute beside it
         batches = iter(loader)
         batch = None if batches is loader else next(batches, None)  # an iterator's batch would be lost
-        if batch is None:
-            yield None
-            return
-        parts = split_batch(
-            batch, inputs=conf.model.inputs, input_columns=() if columns is None else columns.input_columns
-        )
-        yield parts.input
+        del batches
+    given = None
+    if batch is not None:
+        places = () if columns is None else columns.input_columns
+        given = split_batch(batch, inputs=conf.model.inputs, input_columns=places).input
+    with untouched([], None, distiller.backend):
+        yield given
 
 
 def _copies(student: nn.Module, inputs: Any, layouts: tuple[bool, ...]) -> dict[bool, nn.Module]:

@@ -144,6 +144,7 @@ class Teacher(Hook):
         """What captures the teacher's layers; one for all criteria."""
         if self.taps is None:
             self.taps = TeacherTaps(self.model)
+            self.taps.compiled = None if self._way is None else self._way.compiled
         return self.taps
 
     def untap(self) -> None:
@@ -215,7 +216,11 @@ class Teacher(Hook):
             return "not asked for"
         from kdhooks.torch.ipex_teacher import refusal  # loaded by those who ask for it
 
-        return "it is compiled" if self._asked.compile else refusal(self._subject, changes=self.changes)
+        if self._asked.compile:
+            return "it is compiled"
+        if self._asked.precision == "fp16":
+            return "it computes in fp32 and bf16, not in fp16"
+        return refusal(self._subject, changes=self.changes)
 
     def _possible(self, choice: Choice) -> Choice:
         """A choice without the extension where that can't run this teacher; says so where it was asked for."""

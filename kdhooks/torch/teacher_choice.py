@@ -140,8 +140,9 @@ def _once(forward: Callable[[], object]) -> float:
 
 
 def _finish() -> None:
-    """Wait for the accelerator, where there is one in use."""
-    if torch.accelerator.is_available():
+    """Wait for the accelerator, where this process uses one; asking one that it doesn't use would wake it."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None and getattr(getattr(torch, accelerator.type), "is_initialized", lambda: True)():
         torch.accelerator.synchronize()
 
 

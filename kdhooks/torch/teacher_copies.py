@@ -67,6 +67,7 @@ class Copies:
         self._places: list[Place] = []
         self._originals: list[Tensor] = []
         self._copies: list[Tensor] = []
+        self._ids: list[int] = []
         self._versions: list[int] = []
         self._stale = True
 
@@ -94,7 +95,7 @@ class Copies:
                     parameters[name] = original
 
     def _refresh(self) -> None:
-        if self._stale or any(parameters.get(name) is not original for parameters, name, original, _ in self._places):
+        if self._stale or [id(parameters.get(name)) for parameters, name, _, _ in self._places] != self._ids:
             self._make()
         elif (versions := [original._version for original in self._originals]) != self._versions:
             with torch.no_grad():
@@ -111,6 +112,7 @@ class Copies:
             self._places.append((module._parameters, name, original, made[key][1]))
         self._originals = [original for original, _ in made.values()]
         self._copies = [copy for _, copy in made.values()]
+        self._ids = [id(original) for _, _, original, _ in self._places]
         self._versions = [original._version for original in self._originals]
         self._stale = False
 

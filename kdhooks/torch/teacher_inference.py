@@ -2,7 +2,8 @@
 
 A module may keep a tensor that it made (a table of positions, say) and hand it to the student's graph one day, which
 a tensor of inference mode can't enter. So such tables are made by the first forward, as ordinary tensors; a look
-after the second finds modules that made more, gives them ordinary ones, and ends it for this teacher.
+after the second finds modules that made more, gives them ordinary ones, and ends it for this teacher. Nor is it used
+where somebody's own hooks stand on the teacher: what they take out of a forward may enter a graph as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdhooks.messages import logger
+from kdhooks.torch.taps import is_ours
 
 
 class _UnknownError(Exception):
@@ -37,6 +39,13 @@ class WithoutGraph:
         self._allowed = allowed and not any(parameters) and not any(_kept(one) for one in model.modules())
         self._forwards = 0
         self._inside = False
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Somebody may have put a hook on the teacher."""
+        if self._allowed and _hooked(self._model):
+            self.end()
+            self._allowed = False
 
     def context(self, output_only: bool) -> AbstractContextManager[Any]:
         """What the next forward runs under.
@@ -97,6 +106,15 @@ def _ordinary(value: Any) -> Any:
     if is_dataclass(value) and all(one.init for one in fields(value)):
         return replace(value, **{one.name: _ordinary(getattr(value, one.name)) for one in fields(value)})  # type: ignore[type-var]
     raise _UnknownError
+
+
+def _hooked(model: nn.Module) -> bool:
+    """Whether somebody's hooks see what goes through a model."""
+    everywhere = nn.modules.module
+    if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks:
+        return True
+    hooks = (one for module in model.modules() for one in (module._forward_hooks, module._forward_pre_hooks))
+    return any(not is_ours(hook) for several in hooks for hook in several.values())
 
 
 def _kept(module: nn.Module) -> list[tuple[Any, Any]]:

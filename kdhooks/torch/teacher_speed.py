@@ -72,6 +72,7 @@ class Way:
 
     Attributes:
         copies: of the weights, or None where there are none.
+        compiled: the model's forward as we have compiled it, or None.
     """
 
     def __init__(self, subject: Subject, choice: Choice, *, copies: bool = True) -> None:
@@ -82,8 +83,9 @@ class Way:
         if copies and free and (dtype is not None or choice.channels_last):
             self.copies = Copies(subject.model, dtype, choice.channels_last, subject.parameters)
         compiling = choice.compile and "_orig_mod" not in subject.model._modules
-        self._compiled = Compiled(subject.model) if compiling else None
+        self.compiled = Compiled(subject.model) if compiling else None
         self._without_graph = WithoutGraph(subject.model, allowed=free and not subject.shares and not choice.compile)
+        self._bare = choice.precision is None and not subject.shares and self.copies is None
         self._attention = dtype is not None and any(isinstance(m, _ATTENTION) for m in subject.model.modules())
 
     @property
@@ -113,11 +115,15 @@ class Way:
         Returns:
             The model's output as ordinary tensors without a graph, or None where its forward was ended.
         """
-        forward: Any = self._compiled or self.subject.model
+        forward: Any = self.compiled or self.subject.model
         if taps is not None:
-            taps.compiled = self._compiled
+            taps.compiled = self.compiled
             taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
+        if self._bare:
+            with self._without_graph.context(taps is None):
+                output = forward(*args, **kwargs)
+            return self._without_graph.handed_out(output)
         if self.copies is not None:
             args, kwargs = self.copies.inputs(args, kwargs)
         with (
@@ -125,25 +131,24 @@ class Way:
             self._autocast(args, kwargs),
             self._shared_in_eval(),
             nullcontext() if self.copies is None else self.copies.in_place(),
-            _attention_by_parts() if self._attention else nullcontext(),
+            attention_by_parts() if self._attention else nullcontext(),
         ):
             output = forward(*args, **kwargs)
         return self._without_graph.handed_out(output)
 
     def doubt(self) -> None:
-        """The teacher's weights may have been written to in a way that is not counted."""
+        """The teacher may have been changed in a way that is not counted."""
+        self._without_graph.doubt()
         if self.copies is not None:
             self.copies.doubt()
 
     def end(self) -> None:
         """Let go of what was made; nothing of it stands on the model between two forwards."""
         self._without_graph.end()
-        self.copies = self._compiled = None
+        self.copies = self.compiled = None
 
     def _autocast(self, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
         precision, shares = self.choice.precision, self.subject.shares
-        if precision is None and not shares:
-            return nullcontext()
         device = _first_device((args, kwargs))
         if precision is None or device is None:
             # autocast would keep a cast copy of a shared weight that was made without a graph, and the
@@ -166,7 +171,7 @@ _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerE
 
 
 @contextmanager
-def _attention_by_parts() -> Iterator[None]:
+def attention_by_parts() -> Iterator[None]:
     """Torch's fused kernel of a whole attention layer knows no autocast on a CPU: it would run in full precision."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -62,6 +62,7 @@ class TrainLoop(BuiltInLoop):
         self._scaler = gradient_scaler(self._precision, parts.device, parts.optimizer)
         self._move = batch_mover(parts.device)
         self._lay = input_layout(parts.speed.channels_last)
+        self._ipex = _under_ipex(self.student, parts) if parts.speed.ipex else None
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
         self._events = EventFiles(parts.events, step=self.step)
@@ -69,6 +70,7 @@ class TrainLoop(BuiltInLoop):
 
     def close(self) -> None:
         """Give back what the loop held."""
+        self._plain()
         self._handle.remove()
         super().close()
 
@@ -79,6 +81,8 @@ class TrainLoop(BuiltInLoop):
         optimizer, scaler = self.parts.optimizer, self._scaler
         self._stepped = False
         self.parts.rate.apply()
+        if self._ipex is not None:
+            self._ipex.enter()
         if needs_closure(optimizer):
             optimizer.step(lambda: float(self._clipped(self._backward(group))))
         else:
@@ -137,7 +141,20 @@ class TrainLoop(BuiltInLoop):
     def _note_step(self, *_: Any) -> None:
         self._stepped = True  # GradScaler leaves out steps with infinite gradients
 
+    def _end_epoch(self) -> None:
+        self._plain()
+        super()._end_epoch()
+
+    def _plain(self) -> None:
+        """Student and optimizer as everybody else knows them; the next step puts them under the extension again."""
+        if self._ipex is not None:
+            self._ipex.leave()
+
     # ---- checkpoints -------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        self._plain()
+        super()._save()
 
     def _non_finite_parameter(self) -> str | None:
         return non_finite_parameter(self.student)
@@ -168,3 +185,9 @@ class TrainLoop(BuiltInLoop):
         if content["scaler"]:
             self._scaler.load_state_dict(content["scaler"])
         self._continue(content, file.path)
+
+
+def _under_ipex(student: nn.Module, parts: Parts) -> Any:
+    from kdhooks.torch.ipex_student import IpexTraining  # loaded by those who ask for it
+
+    return IpexTraining(student, parts.optimizer, bf16=parts.speed.precision == "bf16")

@@ -132,3 +132,30 @@ with maintenance(Path(sys.argv[1])):
         process.communicate()
     assert str(error.value) == f"{tmp_path}: another process is writing it anew; try again when that is done"
     assert prune(tmp_path).rows == 40
+
+
+def test_a_killed_prune_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    keys, rows = [draw.bytes(16) for _ in range(20_000)], [draw.bytes(60) for _ in range(20_000)]
+    with Store(tmp_path, strict=True) as store:
+        store.space("space").describe({"fields": []})
+        store.space("space").put_many(keys, rows)
+    code = """
+import sys
+from kdhooks.cache.maintenance import prune
+while True:
+    prune(sys.argv[1], progress=lambda rows: print(rows, flush=True))
+"""
+    for lines in range(1, 12, 2):  # in the midst of copying, at its end, and in the next round
+        process = run(code, tmp_path)
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.kill()
+        process.communicate()
+        found = verify(tmp_path)
+        assert found.ok and found.rows == 20_000
+    assert prune(tmp_path).rows == 20_000
+    assert len(list(tmp_path.glob("rows-*.mdb"))) == 1, "what killed ones left is gone"
+    with Store(tmp_path, strict=True) as store:
+        assert store.space("space").get_many(keys) == rows

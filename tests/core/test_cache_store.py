@@ -101,6 +101,17 @@ def test_a_truncated_file_of_rows(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert unused(tmp_path, caplog) == NO_USE.format(path=tmp_path, reason=reason)
 
 
+@pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04cos\nsystem\n" * 700, bytes(9000)])
+def test_a_foreign_lock_file_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    keys, rows = filled(tmp_path)
+    (tmp_path / "rows-1.mdb-lock").write_bytes(content)
+    with Store(tmp_path, strict=True) as store:
+        store.space("space").put_many([b"key"], [b"row"])
+        store.flush()
+        assert store.space("space").get_many([*keys, b"key"]) == [*rows, b"row"]
+    assert verify(tmp_path).ok
+
+
 def test_a_network_file_system_is_refused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

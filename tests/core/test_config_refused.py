@@ -51,8 +51,8 @@ def test_refused_criteria_are_refused_in_a_list_too():
         (
             "model.framework",
             "pytorch_ipex",
-            "Intel's extension is not part of this release of kdhooks\n"
-            "  Use pytorch; autocast to bf16 with precision: bf16",
+            "Intel's extension is chosen for teacher and student apart\n"
+            "  Write framework: pytorch, and ipex: true or auto in distillation.teacher and distillation.train.",
         ),
         ("model.framework", "onnxrt", "expected one of 'pytorch', 'tensorflow', got 'onnxrt'"),
         ("model.name", "../elsewhere", "expected text without slashes, got '../elsewhere'"),

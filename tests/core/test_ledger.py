@@ -143,6 +143,22 @@ def test_exceptions_close_parts_and_borders() -> None:
     assert ledger.rows.sums == {"student": 3 * 48.0, "ours": 3.0, "losses": 0.0, "teacher": 6.0}
 
 
+def test_a_part_around_our_calls_ends_at_them() -> None:
+    ledger, watch = opened()
+    for _ in range(3):
+        watch.now += 16
+        with ledger.part("mine"):
+            watch.now += 4
+            loss(ledger, watch)
+            watch.now += 32
+    ledger.close()
+    assert ledger.rows.sums == {
+        **{name: 2 * seconds for name, seconds in OF_A_LOSS.items()},
+        "student": 2 * 48.0,
+        "mine": 2 * 4.0,
+    }
+
+
 def test_only_so_many_steps_are_timed() -> None:
     ledger, watch = opened(steps=2)
     for _ in range(10):

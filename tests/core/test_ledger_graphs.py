@@ -46,7 +46,7 @@ def test_a_graph_that_nobody_stands_around_is_not_timed_and_the_note_says_how() 
     watch.within = False
     ledger.close()
     assert str(ledger).splitlines()[1:] == [
-        "note: no step was timed: the loss is computed in a tf.function, where Python's clock sees the",
+        "note: no step was timed: the loss is computed in a graph (a tf.function), where Python sees the",
         "  tracing only; call on_step_begin() and on_step_end() outside of it, or let fit() or the callback",
         "  train",
     ]

@@ -116,7 +116,7 @@ def wrong_with(words: list[str], help_of: Mapping[str, str]) -> str:
 
     Args:
         words: the command.
-        help_of: the help text of every subcommand of ``kdhooks``.
+        help_of: the help text of every subcommand of ``kdhooks``, and of its own ones as in ``cache info``.
     """
     name, rest = words[0], words[1:]
     named = [word for word in rest if not word.startswith("-")]
@@ -125,8 +125,11 @@ def wrong_with(words: list[str], help_of: Mapping[str, str]) -> str:
     if name == "kdhooks":
         if not rest or rest[0] not in help_of:
             return f"no subcommand {rest[0] if rest else ''!r}"
+        command = " ".join(rest[:2]) if any(name.startswith(f"{rest[0]} ") for name in help_of) else rest[0]
+        if command not in help_of:
+            return f"no subcommand {command!r}"
         options = [word.split("=")[0] for word in rest[1:] if word.startswith("--")]
-        return ", ".join(f"{rest[0]} has no option {option}" for option in options if option not in help_of[rest[0]])
+        return ", ".join(f"{command} has no option {option}" for option in options if option not in help_of[command])
     if name in ("python", "python3"):
         return "" if "-m" in rest or (named and (ROOT / named[0]).is_file()) else f"no file {' '.join(named[:1])!r}"
     if name == "pip":

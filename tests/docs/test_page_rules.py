@@ -70,6 +70,9 @@ def test_commands_are_split_joined_and_cleaned() -> None:
         ("kdhooks fit kd.yaml --pupil m:f", "fit has no option --pupil"),
         ("kdhooks train kd.yaml", "no subcommand 'train'"),
         ("kdhooks", "no subcommand ''"),
+        ("kdhooks cache build kd.yaml --epochs 2", ""),
+        ("kdhooks cache build kd.yaml --days 2", "cache build has no option --days"),
+        ("kdhooks cache empty DIR", "no subcommand 'cache empty'"),
         ("python tests/docs/pages.py", ""),
         ("python -m pytest", ""),
         ("python nowhere.py", "no file 'nowhere.py'"),
@@ -79,4 +82,9 @@ def test_commands_are_split_joined_and_cleaned() -> None:
     ],
 )
 def test_a_documented_command_must_exist(command: str, wrong: str) -> None:
-    assert wrong_with(commands_of(command)[0], {"fit": "usage: kdhooks fit [--student FACTORY] FILE"}) == wrong
+    help_of = {
+        "fit": "usage: kdhooks fit [--student FACTORY] FILE",
+        "cache": "usage: kdhooks cache VERB",
+        "cache build": "usage: kdhooks cache build [--epochs N] FILE",
+    }
+    assert wrong_with(commands_of(command)[0], help_of) == wrong

@@ -40,9 +40,19 @@ def help_of() -> dict[str, str]:
         assert stopped.value.code == 0
         return printed.getvalue()
 
-    names = re.findall(r"^    ([a-z-]+) ", asked(), re.MULTILINE)
+    def below(*words: str) -> list[str]:
+        """The subcommands of a command, which its help lists under one word in capitals."""
+        text = asked(*words)
+        return (
+            re.findall(r"^    ([a-z-]+) ", text, re.MULTILINE) if re.search(r"^  [A-Z]+$", text, re.MULTILINE) else []
+        )
+
+    names = below()
     assert "demo" in names and "fit" in names
-    return {name: asked(name) for name in names}
+    found = {name: asked(name) for name in names}
+    found |= {f"{name} {verb}": asked(name, verb) for name in names for verb in below(name)}
+    assert "cache build" in found
+    return found
 
 
 @PAGES

@@ -172,3 +172,16 @@ def test_weights_need_a_known_kind_of_file_and_a_built_model(tmp_path: Path) -> 
     with pytest.raises(ModelError) as unbuilt:
         read_weights(keras.Sequential([keras.layers.Dense(3)]), tmp_path / "student.keras")
     assert str(unbuilt.value) == "Sequential is not built yet, so it has no weights: call it on a batch first"
+
+
+def test_a_store_is_built_for_a_keras_teacher_and_read_by_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keras.utils.set_random_seed(4)
+    import keras_pair
+
+    write_weights(keras_pair.teacher(), folder / "teacher.safetensors")
+    (folder / "kd.yaml").write_text(CONF.replace("distillation:\n", "distillation:\n  cache: {path: store}\n"))
+    pair = ("--student", "keras_pair:student", "--teacher", "keras_pair:teacher")
+    words = ("cache", "build", "kd.yaml", *pair, "--teacher-weights", "teacher.safetensors")
+    for computed in (256, 0):
+        assert main([*words]) == 0
+        assert f"256 rows, of which {computed} were computed and the others there already" in capsys.readouterr().out

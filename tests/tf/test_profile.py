@@ -19,7 +19,7 @@ from tests.tf.loop_models import Loop, classifier, kd_conf, same_weights
 WHOLE = "steps run in a graph: the ledger sees each as a whole, and the inside of a graph isn't divided"
 BACKWARD = "the backward of the distillation's losses runs in the student's and counts as its part"
 NEVER = (
-    "no step was timed: the loss is computed in a tf.function, where Python's clock sees the tracing only; call "
+    "no step was timed: the loss is computed in a graph (a tf.function), where Python sees the tracing only; call "
     "on_step_begin() and on_step_end() outside of it, or let fit() or the callback train"
 )
 

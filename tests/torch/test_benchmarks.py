@@ -26,6 +26,7 @@ from benchmarks import (
     cached_run,
     chunked_loss,
     goals,
+    ipex_page,
     parts,
     peers,
     teacher_cost,
@@ -250,6 +251,13 @@ def test_a_side_that_was_left_out_is_told_and_makes_the_program_fail(
 def test_the_parts_of_the_page_are_modules_with_a_section() -> None:
     for part in parts.parts():
         assert callable(part.module().section), part.name
+
+
+def test_the_extensions_figures_have_a_section() -> None:
+    one = {"seconds": 0.01, "share": 0.5, "quartiles": [0.4, 0.6]}
+    assert ipex_page.section({"a forward": {"bf16": one}}).splitlines()[-1] == (
+        "| a forward | bf16 | 10.0 | 0.50 | 0.40 to 0.60 |"
+    )
 
 
 def test_the_environments_versions_are_told_as_json() -> None:

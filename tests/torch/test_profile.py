@@ -1,11 +1,10 @@
-"""A profile of a loop in PyTorch: it changes nothing, waits for nothing, and times a device by events."""
+"""A profile of a loop in PyTorch: it changes nothing and waits for nothing, and divides what the loop tells."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from kdhooks import Distillation
 from kdhooks.cli import main
 from kdhooks.errors import UsageError
 from kdhooks.ledger import OFF
-from kdhooks.torch.stopwatch import CudaStopwatch, stopwatch_of
 from tests.torch.laws import ZERO, pair, reference
 from tests.torch.small_models import Classifier, batches, kd_conf, made, same_weights, train_plainly
 from tests.torch.test_no_sync import NoLooking, guarded
@@ -172,89 +170,22 @@ def test_one_profile_at_a_time_and_nothing_is_left() -> None:
     assert distiller.ledger is OFF
 
 
-def test_counts_of_the_store_become_its_hit_rate() -> None:
+def test_rows_of_the_store_become_its_hit_rate_and_its_time_is_the_caches(tmp_path: Path) -> None:
     student, teacher = pair()
-    distiller = Distillation(kd_conf(), student_model=student, teacher_model=teacher)
-    distiller.register_hook("on_after_compute_loss", lambda one: one.ledger.count("hits", 6))
-    distiller.register_hook("on_after_compute_loss", lambda one: one.ledger.count("misses", 2))
-    with distiller, distiller.profile() as ledger:
-        train_plainly(student, steps=4, distiller=distiller)
-    assert ledger.to_dict()["hit_rate"] == 0.75
-    assert "stored outputs: 75.0 % of 32 rows were there" in str(ledger)
-
-
-# ---- CUDA, by stand-ins ----------------------------------------------------------------------------
-
-
-class Event:
-    """Of a device that is always one second a recording further, and knows its time after `synchronize` only."""
-
-    recorded = 0
-
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
-        self.at, self.passed = -1.0, False
-
-    def record(self, stream: str) -> None:
-        assert stream == "stream of cuda:1"
-        self.at, self.passed = float(Event.recorded), False
-        Event.recorded += 1
-
-    def query(self) -> bool:
-        return self.passed
-
-    def synchronize(self) -> None:
-        self.passed = True
-
-    def elapsed_time(self, other: Event) -> float:
-        return 1e3 * (other.at - self.at)
-
-
-@pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Stand-in")
-    monkeypatch.setattr(Event, "recorded", 0)
-    return torch.device("cuda:1")
-
-
-def test_events_are_recorded_asked_and_used_again(cuda: torch.device) -> None:
-    watch = CudaStopwatch(cuda)
-    first, second = watch.stamp(), watch.stamp()
-    assert not watch.known(second)
-    watch.wait(second)
-    assert watch.known(second)
-    assert watch.between([first, second, second]) == [1.0, 0.0]
-    watch.give_back([first])
-    assert watch.stamp() is first
-    assert watch.device == "cuda:1 (Stand-in)"
-
-
-def test_a_loop_on_a_device_is_timed_by_its_events(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdhooks.torch.stopwatch.stopwatch_of", lambda student: CudaStopwatch(cuda))
-    student, teacher = pair()
-    distiller = Distillation(kd_conf(), student_model=student, teacher_model=teacher)
-    with distiller, distiller.profile() as ledger:
-        train_plainly(student, steps=4, distiller=distiller)
-        assert ledger.rows.count == 0  # nothing was waited for
-    found = ledger.to_dict()
-    medians = {name: part["median"] for name, part in found["parts"].items()}
-    assert medians == {"student": 1.0, "ours": 2.0, "losses": 2.0, "teacher": 1.0}
-    assert found["device"] == "cuda:1 (Stand-in)"
-    assert found["notes"][-1] == "times are those of the device's stream, its waiting for the host included"
-
-
-def test_the_students_device_decides_the_stopwatch(cuda: torch.device) -> None:
-    def on(name: str) -> Any:
-        return SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(name))]))
-
-    assert isinstance(stopwatch_of(on("cuda:1")), CudaStopwatch)
-    assert stopwatch_of(on("cpu")).note == stopwatch_of(nn.ReLU()).note == ""
-    assert stopwatch_of(on("mps")).device == "mps"
-    assert stopwatch_of(on("mps")).note == (
-        "this device works behind the host, whose clock this is: only the time of whole steps is sure"
-    )
+    conf = kd_conf()
+    conf["distillation"]["cache"] = {"path": str(tmp_path / "store")}
+    distiller = Distillation(conf, student_model=student, teacher_model=teacher)
+    found = []
+    with distiller:
+        for _ in range(2):  # the same five batches
+            with distiller.profile() as ledger:
+                train_plainly(student, steps=5, distiller=distiller)
+            found.append(ledger.to_dict())
+    assert [one["hit_rate"] for one in found] == [0.0, 1.0]
+    assert [(one["counts"]["hits"], one["counts"]["misses"]) for one in found] == [(0, 40), (40, 0)]
+    assert all(one["parts"]["cache"]["median"] > 0 for one in found)
+    assert found[1]["options"]["cache"]["dtype"] == "float32"
+    assert "stored outputs: 100.0 % of 40 rows were there" in str(ledger)
 
 
 # ---- the command line ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from kdhooks.speed import Choice
 from tests.torch.hidden_models import Net, distillation, train, weights
 from tests.torch.small_models import made
+from tests.torch.teacher_parts import attached
 from tests.torch.test_teacher_taps import Deep
 
 
@@ -27,7 +30,7 @@ def group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def sharded(model: nn.Module) -> nn.Module:
+def sharded(model: nn.Module) -> Any:
     mesh = init_device_mesh("cpu", (1,))
     for module in list(model.modules())[1:]:
         if isinstance(module, nn.Linear):
@@ -59,3 +62,20 @@ def test_sharded_models_train_like_plain_ones(group: None) -> None:
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for one, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # torch's own, of gloo and of meshes
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_a_sharded_teacher_runs_under_plain_autocast(
+    precision: Any, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdhooks.torch.teacher_choice._cpu_computes_bf16", lambda: True)
+    plain, model, x = made(1, Deep).eval(), sharded(made(1, Deep)), torch.randn(3, 6)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = plain(x)
+    with attached(model, precision=precision) as teacher:
+        output = teacher(x)
+        assert teacher.choice == Choice("bf16")
+        assert len(model.ran) == 2 * len(model.layers)  # the step's own, and one in full precision to compare with
+        assert teacher._way is not None and teacher._way.copies is None
+    assert torch.equal(output, expected)

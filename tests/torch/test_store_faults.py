@@ -287,3 +287,40 @@ def test_what_a_codec_does_is_said_once(tmp_path: Path, caplog: pytest.LogCaptur
     caplog.clear()
     run(configured(tmp_path / "lossy", criterion, dtype="int8", feature_dtype="bfloat16", top_k=6), epochs=3)
     assert told(caplog, "the cache holds") == []  # nothing is computed any more
+
+
+def test_only_terms_that_look_at_the_teacher_are_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    criterion = {
+        "KnowledgeDistillationLoss": LOGITS["KnowledgeDistillationLoss"],
+        "SelfKnowledgeDistillationLoss": {
+            "layer_mappings": [[["stem"], ["twice.layer"]]],
+            "loss_types": ["L1"],
+            "loss_weights": [0.5],
+        },
+        "IntermediateLayersKnowledgeDistillationLoss": {
+            "layer_mappings": [["stem"]],
+            "loss_types": ["MSE"],
+            "teacher": "second",
+        },
+    }
+    caplog.set_level("INFO", "kdhooks")
+
+    def two() -> tuple[nn.Module, dict[str, nn.Module]]:
+        return student(), {"first": teacher(2), "second": teacher(3)}
+
+    conf = configured(tmp_path / "store", criterion, dtype="float16")
+    cold, warm = run(conf, models=two()), run(conf, models=two())
+    assert torch.equal(cold.weights, warm.weights)
+    said = [message.split("changed ")[1] for message in told(caplog, "the cache holds")]
+    assert [[part.split(" by ")[0] for part in one.split(", ")] for one in said] == [["KL"], ["KL", "MSE[stem]"]]
+
+
+def test_measuring_leaves_no_trace_in_generators(tmp_path: Path) -> None:
+    layers = {"layer_mappings": [["stem"]], "loss_types": ["MSE"], "add_origin_loss": True}
+    criterion = {**LOGITS, "IntermediateLayersKnowledgeDistillationLoss": layers}
+    drawn = []
+    for number in range(2):
+        torch.manual_seed(7)
+        run(configured(tmp_path / "store" if number else None, criterion, dtype="float16"), epochs=1)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

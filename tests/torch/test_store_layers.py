@@ -184,7 +184,8 @@ def test_other_batches_of_tokens_and_other_padding(tmp_path: Path) -> None:
     run(conf, epochs=1, batches=padded(4), models=readers())
     assert run(conf, batches=padded(5), models=readers()).forwards == []
     assert run(conf, batches=padded(3, whole=True), models=readers()).forwards == []
-    assert run(conf, batches=padded(3, left=True), models=readers()).forwards == []
+    left = run(conf, epochs=1, batches=padded(3, left=True), models=readers())  # positions may be counted from there
+    assert 0 < sum(left.forwards) < 12
 
 
 def test_logits_of_whole_texts_beside_features_of_tokens(tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ class Other(Scaled):
     """The same weights and options, of another class."""
 
 
+def redefined(factor: float) -> type[Scaled]:
+    """A class as a notebook has it: no file has its source, and a second definition has the name of the first."""
+    scope: dict[str, Any] = {"Scaled": Scaled, "__name__": "notebook"}
+    lines = ["class Cell(Scaled):", "    def forward(self, x):", f"        return super().forward(x) * {factor}"]
+    exec("\n".join(lines), scope)
+    kind: type[Scaled] = scope["Cell"]
+    return kind
+
+
 def scaled(kind: type[Scaled] = Scaled, **options: Any) -> Scaled:
     return made(3, lambda: kind(**options)).eval()
 
@@ -260,3 +269,13 @@ def Net_like(model: Net) -> Net:
     twin = teacher(9)
     twin.load_state_dict(model.state_dict())
     return twin
+
+
+def test_a_class_without_source_that_is_defined_anew(tmp_path: Path) -> None:
+    assert forwards(tmp_path, scaled(redefined(2.0))) == [8, 8, 8]
+    assert forwards(tmp_path, scaled(redefined(2.0))) == []
+    assert forwards(tmp_path, scaled(redefined(3.0))) == [8, 8, 8]
+    base = type("Derived", (redefined(2.0),), {"__module__": "notebook"})
+    other = type("Derived", (redefined(3.0),), {"__module__": "notebook"})
+    assert forwards(tmp_path, scaled(base)) == [8, 8, 8]
+    assert forwards(tmp_path, scaled(other)) == [8, 8, 8]  # what a base does counts as well

@@ -29,9 +29,9 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-@pytest.mark.parametrize("kind", [Maps, Tied])
+@pytest.mark.parametrize(("kind", "rows"), [(Maps, "rows"), (Tied, "positions")])
 def test_the_first_batch_says_how_far_logits_are_from_full_precision(
-    kind: Any, caplog: pytest.LogCaptureFixture
+    kind: Any, rows: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, x = made(1, kind), given(kind)
     low, full = both(made(1, kind).eval(), x)
@@ -42,7 +42,7 @@ def test_the_first_batch_says_how_far_logits_are_from_full_precision(
     assert said(caplog) == [
         f"the teacher {kind.__name__} in bf16, on the first batch against fp32: logits differ by at most "
         f"{float(apart.max()):.3g} (mean {float(apart.mean()):.2g}), "
-        f"the largest is the same in {float(same.mean()):.1%} of {same.numel()}"
+        f"the same class is the largest in {float(same.mean()):.1%} of {same.numel()} {rows}"
     ]
 
 
@@ -122,6 +122,17 @@ def test_only_rank_0_looks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     with caplog.at_level(logging.DEBUG, "kdhooks"), attached(model, precision="bf16") as teacher:
         teacher(given(Classifier))
     assert (said(caplog), model.calls) == ([], 2)
+
+
+def test_the_other_ranks_prove_their_copies_where_a_layer_is_all_that_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("kdhooks.torch.teacher_first.is_rank_zero", lambda: False)
+    with caplog.at_level(logging.DEBUG, "kdhooks"), attached(made(1, Classifier), precision="bf16") as teacher:
+        teacher.tap().attach([("body.0", False)])
+        teacher.features(given(Classifier), frozenset({("body.0", False)}))
+        assert teacher._way is not None and teacher._way.copies is not None
+    assert said(caplog) == []
 
 
 def test_a_teacher_without_logits_says_nothing_of_them(caplog: pytest.LogCaptureFixture) -> None:

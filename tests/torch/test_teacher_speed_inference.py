@@ -163,3 +163,23 @@ def test_tapped_shared_compiled_and_inference_teachers_run_under_no_grad() -> No
         assert not any(teacher(x).requires_grad for _ in range(3))
     assert model.modes == [False] * 3
     assert all(one is other for one, other in zip(weights, [*model.parameters(), *model.buffers()], strict=True))
+
+
+@pytest.mark.parametrize("when", ["before", "later"])
+def test_a_hook_of_somebody_elses_ends_it(when: str) -> None:
+    model, x, taken = made(1, Seeing), given(Classifier), []
+
+    def take(module: nn.Module, args: Any, output: Tensor) -> None:
+        taken.append(output)
+
+    if when == "before":
+        model.head.register_forward_hook(take)
+    with attached(model) as teacher:
+        teacher(x)
+        teacher(x)
+        if when == "later":
+            model.head.register_forward_hook(take)
+            teacher.on_epoch_begin(1)
+        teacher(x)
+    assert model.modes == [False, when == "later", False]
+    assert taken and not any(one.is_inference() for one in taken)

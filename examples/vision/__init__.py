@@ -1,0 +1,1 @@
+"""What the examples with a ViT and a ResNet share."""
