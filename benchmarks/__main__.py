@@ -1,7 +1,8 @@
 """All benchmarks, one after the other, each in a process of its own, and the page that shows them.
 
 Figures are kept in ``.kdhooks/benchmarks``, a JSON file a part, so that one part can be measured again and the page
-be written from all of them. Other libraries stand in an environment of their own, which `make bench` builds.
+be written from all of them; with one part its own settings may follow. Other libraries stand in an environment of
+their own, which `make bench` builds.
 
 Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--quick] [--threads 2]
 """
@@ -34,6 +35,12 @@ Command: {command}. Machine: {processor}{features}, {threads} threads.
 
 {environments}
 
+A part alone is measured again with `make bench BENCH='--only NAME'`; the commands were:
+
+```text
+{commands}
+```
+
 ## What is aimed for
 
 {goals}
@@ -65,9 +72,10 @@ def measure(part: Part, options: argparse.Namespace, store: Path) -> None:
     command = [python, "-m", f"benchmarks.{part.name}", "--threads", str(options.threads)]
     file, began = store / f"{part.name}.json", time.perf_counter()
     print(f"== {part.name}", flush=True)
-    command += part.quick if options.quick else ()
+    command += [*(part.quick if options.quick else ()), *options.more]
     subprocess.run([*command, "--json", str(file)], check=True, **shared)
     told = {"versions": json.loads(versions.stdout), "minutes": (time.perf_counter() - began) / 60}
+    told["command"] = " ".join(["python", *command[1:]])
     (store / f"{part.name}.environment.json").write_text(
         json.dumps({**told, "environment": part.environment, "threads": options.threads, "processor": processor()})
     )
@@ -83,7 +91,7 @@ def kept(part: Part, store: Path) -> dict[str, Any] | None:
 def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]]:
     """The page, and its goals."""
     goals: list[Goal] = []
-    sections, environments = [], {}
+    sections, environments, commands = [], {}, []
     for part in chosen:
         found = kept(part, store)
         if found is None:
@@ -94,7 +102,9 @@ def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]
         goals += module.goals(found) if hasattr(module, "goals") else []
         file = store / f"{part.name}.environment.json"
         if file.is_file():
-            environments[part.environment] = json.loads(file.read_text())["versions"]
+            ran = json.loads(file.read_text())
+            environments[part.environment] = ran["versions"]
+            commands.append(f"{ran['command']}  # {ran['minutes']:.1f} minutes")
     titles = {"peers": "Beside other libraries", "main": "TensorFlow", "ipex": "Intel's extension"}
     told = [
         f"- {titles[name]}: {', '.join(f'{package} {number}' for package, number in versions.items())}."
@@ -106,6 +116,7 @@ def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]
         features=f" ({features()})" if features() else "",
         threads=threads,
         environments="\n".join(told),
+        commands="\n".join(commands),
         goals=table(goals),
         sections="\n\n".join(sections),
     )
@@ -130,7 +141,9 @@ def main() -> int:
     for name in ("peers", "ipex"):
         default = ROOT / f".venv-{name}" / "bin" / "python"
         parser.add_argument(f"--{name}", type=Path, default=default, help=f"the Python of the environment {name}")
-    options = parser.parse_args()
+    options, options.more = parser.parse_known_args()
+    if options.more and len(options.only) != 1:
+        parser.error(f"{' '.join(options.more)}: settings of a part go with --only and its name alone")
     store = STORE / "quick" if options.quick else STORE
     store.mkdir(parents=True, exist_ok=True)
     chosen = [part for part in parts() if part.name in options.only]

@@ -52,7 +52,7 @@ ALL = (
     Part("intermediate"),
     Part("chunked_loss", quick=("--repeats", "1", "--tokens", "256", "--vocabulary", "500", "--hidden", "32")),
     Part("ledger"),
-    Part("ipex", environment="ipex"),
+    Part("ipex", environment="ipex", page="ipex_page", quick=("--rounds", "2", "--quick")),
     Part("tensorflow_step", environment="main", page="tensorflow_page", quick=("--rounds", "2", "--small-steps", "10")),
 )
 

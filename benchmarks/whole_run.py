@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--width", type=int, default=128, help="of the text student")
     made.add_argument("--depths", type=int, nargs=2, default=(20, 56), help="of the image student and teacher")
     made.add_argument("--teacher-rows", type=int, default=60_000, help="images that the teacher is trained on")
-    made.add_argument("--teacher-epochs", type=int, default=4)
+    made.add_argument("--teacher-epochs", type=int, default=2)
     made.add_argument("--kinds", nargs="*", choices=["images", "text"], default=["images", "text"])
     made.add_argument("--sides", nargs="+", choices=[*SIDES, *MORE], default=list(SIDES))
     made.add_argument("--keep", nargs="*", default=[], help="sides whose finished runs are taken as they are")

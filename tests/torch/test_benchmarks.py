@@ -26,6 +26,7 @@ from benchmarks import (
     cached_run,
     chunked_loss,
     goals,
+    ipex_page,
     parts,
     peers,
     teacher_cost,
@@ -252,6 +253,35 @@ def test_the_parts_of_the_page_are_modules_with_a_section() -> None:
         assert callable(part.module().section), part.name
 
 
+def test_the_extensions_figures_have_a_section() -> None:
+    one = {"seconds": 0.01, "share": 0.5, "quartiles": [0.4, 0.6]}
+    assert ipex_page.section({"a forward": {"bf16": one}}).splitlines()[-1] == (
+        "| a forward | bf16 | 10.0 | 0.50 | 0.40 to 0.60 |"
+    )
+
+
 def test_the_environments_versions_are_told_as_json() -> None:
     ran = subprocess.run([sys.executable, "-m", "benchmarks.machine"], check=True, capture_output=True, cwd=ROOT)
     assert json.loads(ran.stdout)["torch"] == torch.__version__
+
+
+def test_settings_of_a_part_need_the_part_alone(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--keep", "live"])
+    with pytest.raises(SystemExit):
+        program.main()
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith("error: --keep live: settings of a part go with --only and its name alone")
+
+
+def test_a_part_runs_with_its_own_settings_and_the_page_tells_the_command(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = store / "page.md"
+    own = ["--rows", "4", "--rounds", "1", "--depths", "8", "8"]
+    arguments = ["benchmarks", "--only", "cached_run", "--threads", "1", "--page", str(page), "--peers", sys.executable]
+    monkeypatch.setattr(sys, "argv", [*arguments, *own])
+    assert program.main() == 0
+    assert f"python -m benchmarks.cached_run --threads 1 {' '.join(own)}  # " in page.read_text()
+    assert json.loads((store / "cached_run.json").read_text())["rows"] == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -47,11 +48,28 @@ def test_chunks_are_chosen_by_memory_and_of_one_size() -> None:
     assert sizes == {(4096, 128_000): 512, (300, 128_000): 300, (10_000, 1_000): 10_000, (4096, 10_000_000): 32}
 
 
-def test_products_are_torchs_own_where_onednn_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednns_products_and_torchs_own_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(dtype=torch.float32)
-    loss = case.chunked()
-    monkeypatch.setattr(chunked_heads, "_ONEDNN", None)
-    case.same(case.chunked(), loss, 1e-5)
+    operator = chunked_heads._find_onednn()
+    assert operator is not None
+    losses = []
+    for each in (operator, None):
+        monkeypatch.setattr(chunked_heads, "_ONEDNN", each)
+        losses.append(case.chunked())
+    case.same(losses[0], losses[1], 1e-5)
+
+
+def test_torchs_own_products_are_taken_on_processors_of_mkls_maker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for vendor, own in (("GenuineIntel", True), ("AuthenticAMD", False)):
+        told = io.StringIO(f"processor : 0\nvendor_id : {vendor}\n")
+        monkeypatch.setattr(chunked_heads, "open", lambda *_, told=told, **__: told, raising=False)
+        assert chunked_heads._mkl_is_at_home() is (own and torch.backends.mkl.is_available())
+
+    def nothing(*_: object, **__: object) -> io.StringIO:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(chunked_heads, "open", nothing, raising=False)
+    assert not chunked_heads._mkl_is_at_home()
 
 
 def test_an_onednn_operator_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Output heads for the chunked loss: their weights, and products that are fast for a wide vocabulary.
 
-On CPUs float32 products go through oneDNN where this torch has it: the default library runs at half its
-speed on CPUs of another maker. Everything else, and any torch without that operator, takes torch's own
-product; the numbers agree to rounding.
+Torch's own float32 product on CPUs is MKL's, which writes where it should and adds to what is there. MKL runs at half
+its speed on processors of other makers; there they go through oneDNN where this torch has it. Everything else, and any
+torch without that operator, takes torch's own product; the numbers agree to rounding.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ def product(rows: Tensor, weight: Tensor) -> Tensor:
 
 def logits_into(buffer: Tensor, hidden: Tensor, head: Head) -> None:
     """Write hidden [R, D] @ weightᵀ + bias into a buffer [R, V] of any floating dtype."""
+    if _in_place(buffer, hidden, head.weight):
+        torch.mm(hidden, head.weight.t(), out=buffer)
+        if head.bias is not None:
+            buffer.add_(head.bias)
+        return
     classes = len(head.weight)
     step = _BLOCK if hidden.device.type == "cpu" else classes
     for begin in range(0, classes, max(1, step)):
@@ -75,12 +80,31 @@ def logits_into(buffer: Tensor, hidden: Tensor, head: Head) -> None:
 
 def add_weight_gradient(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
     """Add gradientᵀ [V, R] @ hidden [R, D] to a total [V, D]."""
+    if _in_place(total, gradient, hidden):
+        total.addmm_(gradient.t(), hidden)
+        return
     classes = len(total)
     step = _BLOCK if hidden.device.type == "cpu" else classes
     columns = hidden.t().contiguous()
     for begin in range(0, classes, max(1, step)):
         block = slice(begin, begin + step)
         total[block] += product(gradient[:, block].t(), columns)
+
+
+def _in_place(*tensors: Tensor) -> bool:
+    """Whether a product goes where it should with no copy: float32 by torch's own product."""
+    return _ONEDNN is None and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
+
+
+def _mkl_is_at_home() -> bool:
+    """Whether torch's products are MKL's on a processor of its maker, as far as the system tells."""
+    if not torch.backends.mkl.is_available():
+        return False
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            return "GenuineIntel" in file.read(4096)
+    except OSError:
+        return False
 
 
 def _find_onednn() -> Any:
@@ -96,4 +120,4 @@ def _find_onednn() -> Any:
     return operator if right else None
 
 
-_ONEDNN = _find_onednn()
+_ONEDNN = None if _mkl_is_at_home() else _find_onednn()
