@@ -30,7 +30,7 @@ def without(shape: Shape, axis: int) -> list[int | None]:
     [2, 3, 4]
     """
     positions = list(shape)
-    del positions[axis]
+    positions.pop(axis)  # torch 2.8 can compile this, and not a del
     return positions
 
 
