@@ -83,9 +83,10 @@ def measure(part: Part, options: argparse.Namespace, store: Path) -> None:
 
 
 def kept(part: Part, store: Path) -> dict[str, Any] | None:
-    """A part's last figures."""
+    """A part's last figures; those of which nothing tells how they came about don't count."""
     file = store / f"{part.name}.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    known = file.is_file() and file.with_suffix(".environment.json").is_file()
+    return json.loads(file.read_text()) if known else None
 
 
 def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]]:
@@ -100,11 +101,9 @@ def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]
         module = part.module()
         sections.append(module.section(found))
         goals += module.goals(found) if hasattr(module, "goals") else []
-        file = store / f"{part.name}.environment.json"
-        if file.is_file():
-            ran = json.loads(file.read_text())
-            environments[part.environment] = ran["versions"]
-            commands.append(f"{ran['command']}  # {ran['minutes']:.1f} minutes")
+        ran = json.loads((store / f"{part.name}.environment.json").read_text())
+        environments[part.environment] = ran["versions"]
+        commands.append(f"{ran['command']}  # {ran['minutes']:.1f} minutes")
     titles = {"peers": "Beside other libraries", "main": "TensorFlow", "ipex": "Intel's extension"}
     told = [
         f"- {titles[name]}: {', '.join(f'{package} {number}' for package, number in versions.items())}."
@@ -134,7 +133,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [part.name for part in parts()]
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    told = f"{', '.join(names)}; all without it, ipex where its environment is"
+    parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=told)
     parser.add_argument("--reuse", action="store_true", help="write the page from the last figures")
     parser.add_argument("--quick", action="store_true", help="only try the programs: tiny settings, another page")
     parser.add_argument("--page", type=Path, help="the page that is written; docs/benchmarks.md without it")
@@ -146,7 +146,9 @@ def main() -> int:
         parser.error(f"{' '.join(options.more)}: settings of a part go with --only and its name alone")
     store = STORE / "quick" if options.quick else STORE
     store.mkdir(parents=True, exist_ok=True)
-    chosen = [part for part in parts() if part.name in options.only]
+    chosen = [part for part in parts() if part.name in options.only or not options.only]
+    if not options.only and not options.ipex.exists():
+        chosen = [part for part in chosen if part.environment != "ipex"]
     failed = []
     for part in [] if options.reuse else chosen:
         try:

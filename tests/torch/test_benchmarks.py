@@ -206,6 +206,13 @@ def test_sentences_are_as_wide_as_the_longest_of_their_batch() -> None:
 # ---- the page --------------------------------------------------------------------------------------
 
 
+def keep(store: Path, figures: dict[str, Any]) -> None:
+    """Figures of `cached_run` as the program keeps them."""
+    (store / "cached_run.json").write_text(json.dumps(figures))
+    ran = {"versions": {"Python": "3"}, "minutes": 1.0, "command": "python -m benchmarks.cached_run"}
+    (store / "cached_run.environment.json").write_text(json.dumps(ran))
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "figures"
@@ -216,13 +223,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_page_has_a_section_for_each_part_that_was_measured(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = cached_run.measure(rows=4, rounds=1, depths=(8, 8))
-    (store / "cached_run.json").write_text(json.dumps(figures))
+    keep(store, figures)
+    (store / "step_cost.json").write_text("{}")  # of an older release
     page = store / "page.md"
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--reuse", "--page", str(page)])
     assert program.main() == 0
     text = page.read_text()
     assert cached_run.section(figures) in text
-    assert "<!-- whole_run was not measured -->" in text
+    assert "<!-- whole_run was not measured -->" in text and "<!-- step_cost was not measured -->" in text
     assert "| five epochs: from an empty store / without a store |" in text
 
 
@@ -242,7 +250,7 @@ def test_a_side_that_was_left_out_is_told_and_makes_the_program_fail(
     store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     figures = {**cached_run.measure(rows=4, rounds=1, depths=(8, 8)), "missing": ["torchdistill"]}
-    (store / "cached_run.json").write_text(json.dumps(figures))
+    keep(store, figures)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--reuse", "--page", str(store / "page.md")])
     assert program.main() == 1
     assert capfd.readouterr().err.strip() == "cached_run lacks torchdistill"
