@@ -124,7 +124,7 @@ class Itself:
         """What captures the student's layers."""
         return self.taps
 
-    def features(self, value: Any, layers: frozenset[Any]) -> None:
+    def features(self, value: Any, layers: frozenset[Any], step: Any = None) -> None:
         """The student's own forward has captured them already."""
 
     def on_train_begin(self) -> None:

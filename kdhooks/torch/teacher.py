@@ -115,6 +115,8 @@ class Teacher(Hook):
             parameter.requires_grad_(False)
         self._eval()
         self._place()
+        if self._adopted is None and self._completed() == Choice() and not has_auto(self._asked):
+            self._choice, self._way = Choice(), way_for(self._subject, Choice())
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Look at the weights again: a write past torch's counters is found once an epoch."""

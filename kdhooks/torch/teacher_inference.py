@@ -53,14 +53,16 @@ class WithoutGraph:
         Args:
             output_only: whether nothing but the output leaves it; captured features stay ordinary tensors.
         """
-        self._inside = self._allowed and output_only and self._forwards > 0
+        if not self._allowed:
+            return torch.no_grad()
+        self._inside = output_only and self._forwards > 0
         return torch.inference_mode() if self._inside else torch.no_grad()
 
     def handed_out(self, output: Any) -> Any:
         """The output as ordinary tensors, of the very kind that the model returned."""
-        self._forwards += 1
         if not self._allowed:
             return output
+        self._forwards += 1
         if not self._inside:
             try:
                 if self._forwards == 1:

@@ -79,7 +79,8 @@ class Way:
         self.subject, self.choice = subject, choice
         dtype = DTYPES.get(choice.precision or "")
         self.copies: Copies | None = None
-        free = not subject.sharded and not subject.compiled
+        # with nothing asked for it is the plain forward under no_grad, which may also be traced into a compiled step
+        free = choice != Choice() and not subject.sharded and not subject.compiled
         if copies and free and (dtype is not None or choice.channels_last):
             self.copies = Copies(subject.model, dtype, choice.channels_last, subject.parameters)
         compiling = choice.compile and "_orig_mod" not in subject.model._modules

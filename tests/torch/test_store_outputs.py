@@ -13,31 +13,26 @@ from transformers import ViTConfig, ViTForImageClassification
 from kdhooks import ConfigError, Distillation
 from kdhooks.errors import KDHooksError
 from kdhooks.torch import StoredOutputs, store_outputs
+from tests.torch.stored_runs import watched
 
 ASKED: list[int] = []
-"""The rows of each call of a teacher; an attribute of the model would be one of its options."""
-
-
-class Counted(nn.Linear):
-    """A teacher that notes the rows it is asked for."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        ASKED.append(len(x))
-        return super().forward(x)
+"""The rows of each forward of a teacher."""
 
 
 @pytest.fixture
-def teacher() -> Counted:
+def teacher() -> nn.Linear:
     ASKED.clear()
     torch.manual_seed(0)
-    return Counted(4, 3)
+    made = nn.Linear(4, 3)
+    watched(made, ASKED)
+    return made
 
 
 def batches(count: int = 3) -> list[Tensor]:
     return list(torch.randn(count * 8, 4, generator=torch.Generator().manual_seed(1)).split(8))
 
 
-def test_a_run_finds_every_row(teacher: Counted, tmp_path: Path) -> None:
+def test_a_run_finds_every_row(teacher: nn.Linear, tmp_path: Path) -> None:
     said: list[int] = []
     filled = store_outputs(teacher, batches(), tmp_path, progress=said.append)
     assert (filled.rows, filled.computed, said) == (24, 24, [8, 8, 8])
@@ -51,7 +46,7 @@ def test_a_run_finds_every_row(teacher: Counted, tmp_path: Path) -> None:
     assert ASKED == []
 
 
-def test_it_goes_on_where_it_was_interrupted(teacher: Counted, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was_interrupted(teacher: nn.Linear, tmp_path: Path) -> None:
     def two_of_three() -> Any:
         yield from batches()[:2]
         raise KeyboardInterrupt
@@ -63,7 +58,7 @@ def test_it_goes_on_where_it_was_interrupted(teacher: Counted, tmp_path: Path) -
     assert (filled.rows, filled.computed, ASKED) == (24, 8, [8, 8, 8])
 
 
-def test_numbers_of_the_caller_stand_for_the_rows(teacher: Counted, tmp_path: Path) -> None:
+def test_numbers_of_the_caller_stand_for_the_rows(teacher: nn.Linear, tmp_path: Path) -> None:
     ids = torch.arange(24).split(8)
     store_outputs(teacher, batches(), tmp_path, sample_ids=ids, top_k=2, dtype="float16")
     data = StoredOutputs([(row, 0) for row in torch.cat(batches())], tmp_path, by="index")
@@ -73,13 +68,13 @@ def test_numbers_of_the_caller_stand_for_the_rows(teacher: Counted, tmp_path: Pa
     torch.testing.assert_close(kept.gather(1, top), exact.gather(1, top), atol=1e-3, rtol=1e-3)
 
 
-def test_the_teacher_is_as_it_was(teacher: Counted, tmp_path: Path) -> None:
+def test_the_teacher_is_as_it_was(teacher: nn.Linear, tmp_path: Path) -> None:
     store_outputs(teacher, batches(), tmp_path, options={"precision": "bf16"})
     assert teacher.training and all(parameter.requires_grad for parameter in teacher.parameters())
     assert {parameter.dtype for parameter in teacher.parameters()} == {torch.float32}
 
 
-def test_mistakes_are_named(teacher: Counted, tmp_path: Path) -> None:
+def test_mistakes_are_named(teacher: nn.Linear, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"distillation\.teacher\.precision: expected one of 'fp32', 'bf16'"):
         store_outputs(teacher, batches(), tmp_path, options={"precision": "fp8"})
     with pytest.raises(ConfigError, match="with ema the teacher is an average of the student"):
@@ -89,7 +84,7 @@ def test_mistakes_are_named(teacher: Counted, tmp_path: Path) -> None:
         store_outputs(teacher, batches(), tmp_path / "file")
 
 
-def test_fewer_numbers_than_batches(teacher: Counted, tmp_path: Path) -> None:
+def test_fewer_numbers_than_batches(teacher: nn.Linear, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zip"):
         store_outputs(teacher, batches(), tmp_path, sample_ids=[range(8)])
 

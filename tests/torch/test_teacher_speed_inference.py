@@ -69,7 +69,7 @@ def test_outputs_are_ordinary_tensors_of_the_same_kind(form: Any) -> None:
     model, x = made(1, Seeing), given(Classifier)
     model.said = form
     expected = form(made(1, Classifier).eval()(x))
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         for _ in range(3):
             output = teacher(x)
             assert type(output) is type(expected)
@@ -86,7 +86,7 @@ def test_outputs_are_ordinary_tensors_of_the_same_kind(form: Any) -> None:
 def test_an_output_of_an_unknown_kind_is_not_made_again() -> None:
     model = made(1, Seeing)
     model.said = Strange
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         outputs = [teacher(given(Classifier)) for _ in range(3)]
     assert model.modes == [False] * 3
     assert all(type(output) is Strange and not output.logits.is_inference() for output in outputs)
@@ -114,7 +114,7 @@ def test_a_table_that_is_made_late_ends_it(where: str, caplog: pytest.LogCapture
             return super().forward(x)
 
     model = made(1, Late)
-    with caplog.at_level(logging.DEBUG, "kdhooks"), attached(model) as teacher:
+    with caplog.at_level(logging.DEBUG, "kdhooks"), attached(model, precision="fp32") as teacher:
         for _ in range(3):
             assert not teacher(given(Classifier)).is_inference()
         inner: Any = model.inner
@@ -136,7 +136,7 @@ def test_what_is_made_later_still_is_ordinary_after_the_run() -> None:
             return super().forward(x)
 
     model = made(1, Later)
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         for _ in range(5):
             teacher(given(Classifier))
     assert model.modes == [False] + [True] * 4
@@ -146,7 +146,7 @@ def test_what_is_made_later_still_is_ordinary_after_the_run() -> None:
 def test_tapped_shared_compiled_and_inference_teachers_run_under_no_grad() -> None:
     x = given(Classifier)
     model = made(1, Seeing)
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         teacher.tap().attach([("head", False)])
         assert not any(teacher(x).is_inference() for _ in range(3))
     assert model.modes == [False] * 3
@@ -159,7 +159,7 @@ def test_tapped_shared_compiled_and_inference_teachers_run_under_no_grad() -> No
     with torch.inference_mode():
         model = made(1, Seeing)
     weights = [*model.parameters(), *model.buffers()]
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         assert not any(teacher(x).requires_grad for _ in range(3))
     assert model.modes == [False] * 3
     assert all(one is other for one, other in zip(weights, [*model.parameters(), *model.buffers()], strict=True))
@@ -174,7 +174,7 @@ def test_a_hook_of_somebody_elses_ends_it(when: str) -> None:
 
     if when == "before":
         model.head.register_forward_hook(take)
-    with attached(model) as teacher:
+    with attached(model, precision="fp32") as teacher:
         teacher(x)
         teacher(x)
         if when == "later":
@@ -183,3 +183,11 @@ def test_a_hook_of_somebody_elses_ends_it(when: str) -> None:
         teacher(x)
     assert model.modes == [False, when == "later", False]
     assert taken and not any(one.is_inference() for one in taken)
+
+
+def test_where_nothing_is_asked_for_it_is_not_used() -> None:
+    model = made(1, Seeing)
+    with attached(model) as teacher:
+        for _ in range(3):
+            teacher(given(Classifier))
+    assert model.modes == [False] * 3
