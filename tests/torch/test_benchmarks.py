@@ -162,7 +162,7 @@ def test_whole_runs_of_all_sides_give_times_accuracies_and_a_ledger(
     whole_run.main()
     found = json.loads(file.read_text())
     assert list(found["images"]["sides"]) == list(whole_run.SIDES)
-    assert list(found["text"]["sides"]) == list(whole_run.TEXT_SIDES)
+    assert list(found["text"]["8"]["sides"]) == list(whole_run.TEXT_SIDES)
     assert all(len(side["accuracy"]) == 1 for side in found["images"]["sides"].values())
     assert "teacher" in found["images"]["ledger"] and found["images"]["store_mb"] > 0
     assert [goal.bound for goal in whole_page.goals(found)] == [0.5, 1.12, 0.8, 0.0]
