@@ -10,6 +10,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kdhooks.ledger.machine import processor as processor
+
 PACKAGES = (
     "torch",
     "tensorflow-cpu",
@@ -22,15 +24,6 @@ PACKAGES = (
     "lmdb",
 )
 """What a figure may depend on, where it is installed."""
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def features() -> str:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kdhooks.stored.choices import processor
+from kdhooks.ledger.machine import processor
 from kdhooks.stored.functions import function_digest, plain
 from kdhooks_tf.teacher import layers_of
 

@@ -6,9 +6,6 @@ a processor stands in the store, under a fingerprint of the teacher without its 
 
 from __future__ import annotations
 
-import platform
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdhooks.errors import CheckpointError, KDHooksError
@@ -47,13 +44,3 @@ class KeptChoice:
             self._space.describe({CHOICE: choice.to_dict(), "about": self._about})
         except KDHooksError:  # a damaged record stands there: the next run times again
             return
-
-
-@cache
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

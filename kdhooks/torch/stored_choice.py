@@ -8,9 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from kdhooks.ledger.machine import processor
 from kdhooks.messages import logger
 from kdhooks.speed import Choice
-from kdhooks.stored.choices import KeptChoice, processor
+from kdhooks.stored.choices import KeptChoice
 from kdhooks.torch.teacher import Teacher
 from kdhooks.torch.teacher_choice import agreed, has_auto
 

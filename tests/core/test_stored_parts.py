@@ -14,11 +14,12 @@ from kdhooks.cache import Store, maintenance
 from kdhooks.config.mappings import LayerTap
 from kdhooks.criterion import Step, Term
 from kdhooks.errors import DataError, UsageError
+from kdhooks.ledger.machine import processor
 from kdhooks.loop.batches import Batch, split_batch
 from kdhooks.schedules import parse_schedule
 from kdhooks.speed import Choice
 from kdhooks.stored.batches import keeps_padding, picked, rows_in, tokens_in
-from kdhooks.stored.choices import KeptChoice, processor
+from kdhooks.stored.choices import KeptChoice
 from kdhooks.stored.functions import class_digest, function_digest, plain
 from kdhooks.stored.looks import Look, wants_of
 from kdhooks.stored.spaces import layer_of
