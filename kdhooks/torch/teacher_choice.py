@@ -44,6 +44,7 @@ def completed(asked: TeacherSettings, choice: Choice) -> Choice:
         choice.channels_last if asked.channels_last == "auto" else asked.channels_last,
         asked.compile,
         choice.ipex if asked.ipex == "auto" else asked.ipex,
+        choice.folded and asked.precision == "auto" and not asked.compile,
     )
 
 
@@ -98,30 +99,49 @@ def _cpu_computes_bf16() -> bool:
     return bool(capabilities.get("bf16", False))
 
 
-def quickest(found: list[Choice], ready: Callable[[Choice], Callable[[], object]], kind: str) -> Choice:
+def quickest(
+    found: list[Choice],
+    ready: Callable[[Choice], Callable[[], object]],
+    kind: str,
+    further: Callable[[Choice], list[Choice]] = lambda _: [],
+) -> Choice:
     """The candidate whose forward takes the least time; says so in one line.
 
     Args:
         found: the candidates, the likeliest first.
         ready: makes a candidate's forward.
         kind: names the teacher in the message.
+        further: the quickest one in other ways, which are tried after it.
     """
-    if len(found) == 1:
+    if len(found) == 1 and not further(found[0]):
         logger.info("the teacher %s runs in %s: there is nothing else to choose from here", kind, found[0])
         return found[0]
-    seconds: dict[Choice, float] = {}
+    seconds = _seconds(found, ready, kind, {})
+    if not seconds:  # the step's own forward shall raise it
+        return found[-1]
+    seconds = _seconds(further(_least(seconds)), ready, kind, seconds)
+    best = _least(seconds)
+    others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
+    spent = 1000 * seconds[best]
+    logger.info("the teacher %s runs in %s: %.1f ms for the first batch (%s)", kind, best, spent, others)
+    return best
+
+
+def _seconds(
+    found: list[Choice], ready: Callable[[Choice], Callable[[], object]], kind: str, known: dict[Choice, float]
+) -> dict[Choice, float]:
+    """What is known, and the seconds of more candidates; one that can't run is left out."""
+    seconds = dict(known)
     for choice in found:
         try:
             seconds[choice] = _time(ready(choice), min(seconds.values(), default=float("inf")))
         except Exception as error:  # a model that can't run in one of them can in another
             logger.debug("the teacher %s can't run in %s: %s", kind, choice, error)
-    if not seconds:  # the step's own forward shall raise it
-        return found[-1]
-    best = min(seconds, key=lambda choice: seconds[choice])
-    others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
-    spent = 1000 * seconds[best]
-    logger.info("the teacher %s runs in %s: %.1f ms for the first batch (%s)", kind, best, spent, others)
-    return best
+    return seconds
+
+
+def _least(seconds: dict[Choice, float]) -> Choice:
+    return min(seconds, key=lambda choice: seconds[choice])
 
 
 def _time(forward: Callable[[], object], best: float) -> float:
@@ -151,14 +171,14 @@ def agreed(choose: Callable[[], Choice]) -> Choice:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return choose()
     group: Any = dist.new_group(backend="gloo")  # never waits for the accelerator
-    row = torch.zeros(4, dtype=torch.int64)
+    row = torch.zeros(5, dtype=torch.int64)
     try:
         if dist.get_rank() == 0:
             choice = choose()
-            numbers = [_CODES.index(choice.precision), choice.channels_last, choice.compile, choice.ipex]
-            row = torch.tensor([int(number) for number in numbers])
+            flags = [choice.channels_last, choice.compile, choice.ipex, choice.folded]
+            row = torch.tensor([_CODES.index(choice.precision), *map(int, flags)])
     finally:  # the others wait for it even where choosing failed
         dist.broadcast(row, 0, group=group)
         dist.destroy_process_group(group)
-    precision, *flags = row.tolist()
-    return Choice(_CODES[precision], *map(bool, flags))
+    precision, *found = row.tolist()
+    return Choice(_CODES[precision], *map(bool, found))

@@ -212,7 +212,7 @@ def test_what_auto_chose_counts_in_the_next_run(tmp_path: Path, monkeypatch: pyt
     chosen: list[str] = []
 
     def choose(precision: str) -> None:
-        def quickest(found: Any, ready: Any, kind: str) -> Choice:
+        def quickest(found: Any, ready: Any, kind: str, further: Any) -> Choice:
             chosen.append(precision)
             return Choice(precision)  # type: ignore[arg-type]
 
