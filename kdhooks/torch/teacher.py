@@ -20,7 +20,7 @@ from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
 from kdhooks.torch.taps import Key
-from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest
+from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest, some_rows
 from kdhooks.torch.teacher_folding import Folds
 from kdhooks.torch.teacher_first import first_forward, generators_kept
 from kdhooks.torch.teacher_lengths import ByLength
@@ -229,14 +229,15 @@ class Teacher(Hook):
             return self._adopted
         if self._subject.sharded or self._subject.compiled:  # timing would need the other ranks, or compile it anew
             found = [replace(found[0], channels_last=self._asked.channels_last is True)]
-        args, kwargs = self._received(value)
+        timed, on = some_rows(value)
+        args, kwargs = self._received(timed)
 
         def ready(choice: Choice) -> Any:
             way = way_for(self._subject, replace(choice, compile=False))
             return lambda: way.run(None, None, args, kwargs)
 
         with generators_kept():
-            return quickest(found, ready, type(self.model).__name__, self._further)
+            return quickest(found, ready, type(self.model).__name__, self._further, on)
 
     def _further(self, best: Choice) -> list[Choice]:
         """The quickest candidate with folded normalisations, where something can be folded."""

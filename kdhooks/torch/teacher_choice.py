@@ -1,7 +1,7 @@
 """What ``auto`` becomes: how a teacher runs, chosen once, on rank 0, by timing the first batch.
 
 Rules: candidates are tried best-first; a candidate that is clearly behind runs twice, the others three times, so four
-candidates cost at most twelve forwards. Nothing is timed where there is nothing to choose. Low precision is tried only
+candidates cost at most twelve forwards, of a quarter of a large batch. Nothing is timed where there is nothing to choose. Low precision is tried only
 where the device computes in it by itself, and fp16 never on a CPU. Every rank gets the choice of rank 0, so where
 ``auto`` stands all ranks must run their teacher for the first time at the same step.
 """
@@ -15,19 +15,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from kdhooks.config.model import TeacherSettings
 from kdhooks.messages import logger
 from kdhooks.speed import Choice, Precision
+from kdhooks.torch.outputs import map_tensors
 from kdhooks.torch.teacher_copies import has_maps
 
-__all__ = ["Choice", "agreed", "candidates", "completed", "has_auto", "quickest"]
+__all__ = ["Choice", "agreed", "candidates", "completed", "has_auto", "quickest", "some_rows"]
 
 _OWN: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _CODES: tuple[Precision | None, ...] = (None, "fp32", "bf16", "fp16")
 _BEHIND = 1.25
 """A candidate that takes so many times as long as the best is not timed a second time."""
+_PART, _FEWEST = 4, 16
+"""A quarter of a batch is timed, where that is so many rows."""
 _SLOW = 1.0
 """Seconds; what takes longer is timed once."""
 
@@ -104,6 +107,7 @@ def quickest(
     ready: Callable[[Choice], Callable[[], object]],
     kind: str,
     further: Callable[[Choice], list[Choice]] = lambda _: [],
+    on: str = "the first batch",
 ) -> Choice:
     """The candidate whose forward takes the least time; says so in one line.
 
@@ -112,6 +116,7 @@ def quickest(
         ready: makes a candidate's forward.
         kind: names the teacher in the message.
         further: the quickest one in other ways, which are tried after it.
+        on: what they are timed on, for the message.
     """
     if len(found) == 1 and not further(found[0]):
         logger.info("the teacher %s runs in %s: there is nothing else to choose from here", kind, found[0])
@@ -123,7 +128,7 @@ def quickest(
     best = _least(seconds)
     others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
     spent = 1000 * seconds[best]
-    logger.info("the teacher %s runs in %s: %.1f ms for the first batch (%s)", kind, best, spent, others)
+    logger.info("the teacher %s runs in %s: %.1f ms for %s (%s)", kind, best, spent, on, others)
     return best
 
 
@@ -164,6 +169,21 @@ def _finish() -> None:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is not None and getattr(getattr(torch, accelerator.type), "is_initialized", lambda: True)():
         torch.accelerator.synchronize()
+
+
+def some_rows(value: Any) -> tuple[Any, str]:
+    """A part of a large batch, which shows in less time which way is quickest, and its name in words."""
+    sizes: set[int] = set()
+
+    def look(tensor: Tensor) -> Tensor:
+        sizes.add(len(tensor) if tensor.ndim else 0)
+        return tensor
+
+    map_tensors(look, value)
+    rows = max(sizes, default=0) // _PART
+    if len(sizes) != 1 or rows < _FEWEST:
+        return value, "the first batch"
+    return map_tensors(lambda tensor: tensor[:rows], value), f"{rows} rows of the first batch"
 
 
 def agreed(choose: Callable[[], Choice]) -> Choice:
