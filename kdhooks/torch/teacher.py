@@ -21,8 +21,8 @@ from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
 from kdhooks.torch.taps import Key
 from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest, some_rows
-from kdhooks.torch.teacher_folding import Folds
 from kdhooks.torch.teacher_first import first_forward, generators_kept
+from kdhooks.torch.teacher_folding import Folds
 from kdhooks.torch.teacher_lengths import ByLength
 from kdhooks.torch.teacher_speed import Subject, Way, way_for
 from kdhooks.torch.teacher_taps import TeacherTaps
@@ -194,9 +194,7 @@ class Teacher(Hook):
         self._way = way
         return output
 
-    def _parted(
-        self, way: Way, layers: frozenset[Key] | None, args: Any, kwargs: Any, whole: Callable[[], Any]
-    ) -> Any:
+    def _parted(self, way: Way, layers: frozenset[Key] | None, args: Any, kwargs: Any, whole: Callable[[], Any]) -> Any:
         """The output of a batch, in parts where short rows need not be as wide as long ones."""
         if self._lengths is None or self.taps is not None:
             return whole()

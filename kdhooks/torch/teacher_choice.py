@@ -1,9 +1,9 @@
 """What ``auto`` becomes: how a teacher runs, chosen once, on rank 0, by timing the first batch.
 
 Rules: candidates are tried best-first; a candidate that is clearly behind runs twice, the others three times, so four
-candidates cost at most twelve forwards, of a quarter of a large batch. Nothing is timed where there is nothing to choose. Low precision is tried only
-where the device computes in it by itself, and fp16 never on a CPU. Every rank gets the choice of rank 0, so where
-``auto`` stands all ranks must run their teacher for the first time at the same step.
+candidates cost at most twelve forwards, of a quarter of a large batch. Nothing is timed where there is nothing to
+choose. Low precision is tried only where the device computes in it by itself, and fp16 never on a CPU. Every rank gets
+the choice of rank 0, so where ``auto`` stands all ranks must run their teacher for the first time at the same step.
 """
 
 from __future__ import annotations

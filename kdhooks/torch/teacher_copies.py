@@ -76,6 +76,7 @@ class Copies:
         self._model, self._dtype, self._keep_off = model, dtype, keep_off
         self.folds = folds
         self._folded: list[Fold] = []
+        self._folded_places: list[Place] = []
         self._sources: list[int] = []
         self._channels_last = channels_last and has_maps(model)
         self._places: list[Place] = []
@@ -120,9 +121,8 @@ class Copies:
                     parameters[name] = original
 
     def _refresh(self) -> None:
-        if self._stale or [id(parameters.get(name)) for parameters, name, _, _ in self._places] != self._ids:
-            self._make()
-        elif self._sources != _states(self._folded):
+        replaced = [id(parameters.get(name)) for parameters, name, _, _ in self._places] != self._ids
+        if self._stale or replaced or self._sources != _states(self._folded):
             self._make()
         elif (versions := [original._version for original in self._originals]) != self._versions:
             with torch.no_grad():
@@ -153,7 +153,7 @@ class Copies:
         present = [] if self.folds is None else self.folds.present()
         self._folded = [fold for fold in present if _cast_by_autocast(fold.convolution)]
         self._sources = _states(self._folded)
-        self._folded_places: list[Place] = []
+        self._folded_places = []
         for fold in self._folded:
             last = self._channels_last and isinstance(fold.convolution, _MAPS)
             made = fold.made(self._dtype, torch.channels_last if last else torch.contiguous_format)

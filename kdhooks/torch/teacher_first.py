@@ -24,7 +24,8 @@ def first_forward(
     """The first forward of a way, whose output is the step's.
 
     In low precision the copies of the weights are proven against plain autocast, and dropped where a model computes
-    something else with them; so is an extension's way, and so are folded normalisations. The difference to full precision is reported, on rank 0.
+    something else with them; so is an extension's way, and so are folded normalisations. The difference to full
+    precision is reported, on rank 0.
 
     Args:
         way: how the teacher runs from now on.
@@ -41,7 +42,8 @@ def first_forward(
         with generators_kept():
             return seen(Way(way.subject, choice, copies=False).run(taps, layers, args, kwargs), taps)
 
-    reports = (way.lowers or way.proves) and (is_rank_zero() or way.subject.sharded)  # all parts of a sharded model have to run
+    looks = is_rank_zero() or way.subject.sharded  # all parts of a sharded model have to run
+    reports = looks and (way.lowers or way.proves)
     full = look(Choice("fp32")) if reports else None
     plainly = replace(way.choice, channels_last=False, compile=False, ipex=False, folded=False)
     plain = look(plainly) if way.copies is not None or way.proves else None

@@ -93,7 +93,9 @@ def test_a_quarter_of_a_large_batch_is_timed(caplog: pytest.LogCaptureFixture) -
         teacher.settle(torch.randn(67, 3, 6, 6))
     assert seen == {16}
     assert " ms for 16 rows of the first batch (" in caplog.records[0].getMessage()
-    assert some_rows(torch.randn(63, 2))[1] == some_rows((torch.randn(64, 2), torch.randn(1, 2)))[1] == "the first batch"
+    assert (
+        some_rows(torch.randn(63, 2))[1] == some_rows((torch.randn(64, 2), torch.randn(1, 2)))[1] == "the first batch"
+    )
 
 
 def test_where_nothing_is_to_choose_nothing_is_timed(
