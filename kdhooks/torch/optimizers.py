@@ -58,7 +58,7 @@ def build_optimizer(
     try:
         if fused and fusing(kind, options, trained):
             with suppress(RuntimeError):  # a torch that has no such kernel for these weights
-                return kind(trained, **options, fused=True)
+                return kind(trained, **options | {"fused": True})
         return kind(trained, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
