@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 Divergence = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(student, teacher, spare), logits [R, V] and a buffer of their shape -> values [R]; the slope is left in `student`."""
+"""(student, teacher, spare), logits [R, V] and a buffer of that shape -> values [R]; the slope is left in `student`."""
 
 
 @dataclass(frozen=True)
