@@ -1,4 +1,4 @@
-"""Two steps to time with and without something: of models that cost what people train, and of some that cost nothing."""
+"""Two steps to time with and without something: of models that people train, and of some that cost nothing."""
 
 from __future__ import annotations
 
