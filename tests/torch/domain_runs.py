@@ -55,7 +55,7 @@ def one(distiller: Distillation, model: Any, batch: tuple[Tensor, Tensor, Tensor
     x, y, t = batch
     output = model(x)
     total: Tensor = distiller.on_after_compute_loss(
-        x, output, F.cross_entropy(output, y), target=y, **{"target_input": t, **given}
+        x, output, F.cross_entropy(output, y), **{"target": y, "target_input": t, **given}
     )
     return total
 
