@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdhooks.adaptation import shapes
 from kdhooks.errors import ModelError
-from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter
+from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter, precisely
 from kdhooks.torch.adaptation.discriminator import Discriminator
 from kdhooks.torch.adaptation.features import class_axis, class_rows, rows_of
 from kdhooks.torch.adaptation.reversal import reverse_gradient
@@ -91,24 +91,23 @@ class MCD(_SecondHead):
             raise missing_module(self.name, "head")
         return head
 
+    @precisely
     def auxiliary_loss(self, source: DomainBatch) -> Tensor:
         """CE(F2(f_s), y_s), with the gradient of the encoder: what step A adds to the student's loss."""
-        source = source.widened()
-        value: Tensor = self._cross_entropy(self.auxiliary(self._given(source)), source)
-        return value
+        return self._cross_entropy(self.auxiliary(self._given(source)), source)
 
+    @precisely
     def heads_loss(self, source: DomainBatch, target: DomainBatch) -> Tensor:
         """CE(F1(f_s), y_s) + CE(F2(f_s), y_s) - w d(f_t) with f constant: step B, for the heads."""
-        source, target = source.widened(), target.widened()
         rows = self._given(source).detach()
         first = called_with(self._own[0], parameters_of(self._head()), self._head(), rows)
         labelled = self._cross_entropy(first, source) + self._cross_entropy(self.auxiliary(rows), source)
         discrepancy = self._discrepancy(self._given(target).detach(), target)
         return self._joined(labelled, discrepancy)
 
+    @precisely
     def encoder_loss(self, target: DomainBatch) -> Tensor:
         """d(f_t) with both heads constant: step C, for the encoder."""
-        target = target.widened()
         return self._discrepancy(self._given(target), target, constant=True)
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: float | Tensor) -> Tensor:
