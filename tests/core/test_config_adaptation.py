@@ -88,7 +88,8 @@ domain_adaptation:
             "Write the name of its layer, as in head: fc",
         ),
         (
-            "kd.yaml:7:21: domain_adaptation.criterion.AFN.layers: stands beside layer, and only one of them can be meant",
+            "kd.yaml:7:21: domain_adaptation.criterion.AFN.layers: stands beside layer, and only one of them can be "
+            "meant",
             "Keep one of them.",
         ),
         (
@@ -96,7 +97,8 @@ domain_adaptation:
             "Put it in quotes: '3'",
         ),
         (
-            "kd.yaml:8:32: domain_adaptation.criterion.MK_MMD.weight: expected a number of at least 0 or a schedule, got -1",
+            "kd.yaml:8:32: domain_adaptation.criterion.MK_MMD.weight: expected a number of at least 0 or a schedule, "
+            "got -1",
             "|                                ^^",
         ),
         ("kd.yaml:9:3: domain_adaptation.joint_forwards: unknown key", "Did you mean 'joint_forward'?"),
@@ -118,9 +120,7 @@ domain_adaptation:
 
 def test_a_section_without_adapters(tmp_path):
     (told,) = refused("domain_adaptation: {joint_forward: true}\n", tmp_path)
-    assert told.splitlines()[0] == (
-        "kd.yaml:1:1: domain_adaptation: has no criterion, so no domain is adapted to"
-    )
+    assert told.splitlines()[0] == ("kd.yaml:1:1: domain_adaptation: has no criterion, so no domain is adapted to")
     assert told.splitlines()[-1] == "  Write adapters, as in criterion: {DANN: {layer: avgpool}}"
 
 

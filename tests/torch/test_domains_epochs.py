@@ -12,7 +12,7 @@ from torch import nn
 
 from kdhooks import Distillation
 from kdhooks.domains import validate
-from tests.torch.domain_runs import DANN, conf, data, equal, one, student, train
+from tests.torch.domain_runs import conf, data, equal, one, student, train
 
 
 def test_a_validator_chooses_the_best_epoch_of_a_bare_loop() -> None:

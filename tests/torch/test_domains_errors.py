@@ -182,9 +182,7 @@ def test_fit_without_a_target_domain() -> None:
     distiller.train_dataloader, distiller.target_dataloader = [(x, y) for x, y, _ in data()], []
     with pytest.raises(KDHooksError) as caught:
         distiller.fit()
-    assert str(caught.value) == (
-        "the target_dataloader had no batch; a generator can be iterated over only once"
-    )
+    assert str(caught.value) == ("the target_dataloader had no batch; a generator can be iterated over only once")
 
 
 def test_a_loss_without_gradients_says_what_is_missing() -> None:

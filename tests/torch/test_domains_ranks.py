@@ -16,8 +16,19 @@ from kdhooks import Distillation
 from tests.torch.domain_runs import conf, data, one
 from tests.torch.training_runs import process
 
-KERNELS = {"MK_MMD": {"layer": "0"}, "JAN": {"layers": ["0", "2"]}, "CORAL": {"layer": "2"}, "MCC": {}, "AFN": {"layer": "0"}}
-ADVERSARIES = {"DANN": {"layer": "0", "hidden_size": 9}, "CDAN": {"layer": "0"}, "MCD": {"head": "2"}, "MDD": {"head": "2"}}
+KERNELS = {
+    "MK_MMD": {"layer": "0"},
+    "JAN": {"layers": ["0", "2"]},
+    "CORAL": {"layer": "2"},
+    "MCC": {},
+    "AFN": {"layer": "0"},
+}
+ADVERSARIES = {
+    "DANN": {"layer": "0", "hidden_size": 9},
+    "CDAN": {"layer": "0"},
+    "MCD": {"head": "2"},
+    "MDD": {"head": "2"},
+}
 RUNS: dict[str, dict[str, Any]] = {
     "adversaries": conf(ADVERSARIES),
     "kernels": conf(KERNELS, joint_forward=True),
@@ -51,7 +62,9 @@ def one_of_two(folder: Path, rank: int, port: int) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for name in RUNS:
         model = without_batch_norm()
-        torch.save(steps(name, model, DistributedDataParallel(model), lambda all: all[rank::2]), folder / f"{name}{rank}")
+        torch.save(
+            steps(name, model, DistributedDataParallel(model), lambda all: all[rank::2]), folder / f"{name}{rank}"
+        )
     dist.destroy_process_group()
 
 

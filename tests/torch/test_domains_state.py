@@ -18,7 +18,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "a discriminator and kernels": conf({**DANN, "MK_MMD": {"layer": "body.2"}}),
     "random maps": conf({"CDAN": {"layer": "body.2", "randomized": True, "random_size": 10, "hidden_size": 9}}),
     "second heads": conf({"MCD": {"head": "head"}, "MDD": {"head": "head"}}),
-    "a schedule that begins later": conf({"MCC": {}, "DANN": {"layer": "head", "weight": {"warmup": {"to": 1, "steps": 9}}}}),
+    "a schedule that begins later": conf(
+        {"MCC": {}, "DANN": {"layer": "head", "weight": {"warmup": {"to": 1, "steps": 9}}}}
+    ),
     "steps of their own": conf({**DANN, "ADDA": {"layer": "body.2", "encoder": "body"}}, alternating=True),
     "one forward": conf({**DANN, "AFN": {"layer": "body.0"}}, joint_forward=True, validator="snd"),
 }
