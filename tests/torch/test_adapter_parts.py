@@ -109,6 +109,19 @@ def test_a_head_of_another_form_is_refused() -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_weight_that_a_hook_makes_is_refused() -> None:
+    head = torch.nn.utils.weight_norm(nn.Linear(4, 3))
+    adapter = adapter_of("mdd")
+    adapter.attach(None, head)
+    with pytest.raises(ModelError) as caught:
+        adapter(*domains_of("mdd", Parts()))
+    assert str(caught.value) == (
+        "the student's Linear makes its weight in a hook of torch.nn.utils, which a copy would lack; "
+        "use torch.nn.utils.parametrizations instead"
+    )
+
+
 def test_pixels_count_as_rows_for_entropy_and_mcc() -> None:
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     rows = logits.permute(0, 2, 3, 1).reshape(-1, 3)
