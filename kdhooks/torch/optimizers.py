@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from kdhooks.errors import CheckpointError, ModelError
 from kdhooks.loop.parts import named_options
 from kdhooks.loop.rates import OTHER, ConstantRate, CountedRate, RateSchedule, check_plateau, factor_of, is_plateau
 from kdhooks.names import Table, did_you_mean
+from kdhooks.torch.fused_optimizers import fusing
 
 OPTIMIZERS: Table[type[torch.optim.Optimizer]] = Table("optimizer")
 """Every class of ``torch.optim``."""
@@ -30,8 +32,15 @@ for _name, _kind in vars(torch.optim).items():
         OPTIMIZERS.add(_name, _kind)
 
 
-def build_optimizer(conf: DistillationConf, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    conf: DistillationConf, parameters: Iterable[nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer that ``distillation.train.optimizer`` names, over those parameters that are trained.
+
+    Args:
+        conf: the configuration.
+        parameters: of the student.
+        fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -40,11 +49,19 @@ def build_optimizer(conf: DistillationConf, parameters: Iterable[nn.Parameter]) 
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
-    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained)
+    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained, fused=fused)
 
 
-def named_optimizer(conf: DistillationConf, named: Named, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def named_optimizer(
+    conf: DistillationConf, named: Named, trained: list[nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
     """The optimizer of a name, over these parameters.
+
+    Args:
+        conf: the configuration, for the places of problems.
+        named: name and options.
+        trained: the parameters.
+        fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -55,7 +72,10 @@ def named_optimizer(conf: DistillationConf, named: Named, parameters: list[nn.Pa
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
     try:
-        return kind(parameters, **options)
+        if fused and fusing(kind, options, trained):
+            with suppress(RuntimeError):  # a torch that has no such kernel for these weights
+                return kind(trained, **options | {"fused": True})
+        return kind(trained, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdhooks import Distillation
 from kdhooks.domains import validate
+from kdhooks.torch.evaluation import score_is_higher_better
 from tests.torch.domain_runs import conf, data, equal, one, student, train
 from tests.torch.test_no_sync import NoLooking
 
@@ -176,3 +177,17 @@ def test_no_step_waits_for_the_device(options: Any) -> None:
             given = {"target": y, "target_input": t, "target_labels": labels}
             distiller.on_after_compute_loss(x, output, loss, **given).backward()
             distiller.on_step_end()
+
+
+@pytest.mark.parametrize(("validator", "higher"), [("entropy", False), (["snd", "entropy"], True), ([], None)])
+def test_a_plateau_follows_the_first_validator(validator: Any, higher: bool | None) -> None:
+    with Distillation(conf(validator=validator), student_model=student()) as distiller:
+        assert score_is_higher_better(distiller) is higher
+
+
+def test_a_profile_counts_the_target_s_forward() -> None:
+    model = student()
+    with Distillation(conf(), student_model=model) as distiller, distiller.profile() as ledger:
+        train(distiller, model, torch.optim.SGD(model.parameters(), lr=0.1), data(4))
+    found = ledger.to_dict()
+    assert found["counts"]["losses"] == 4 and found["parts"]["losses"]["seconds"] > 0

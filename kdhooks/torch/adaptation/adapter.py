@@ -145,6 +145,7 @@ class Adapter(nn.Module):
         """Raise ModelError for what the method can't take."""
         for batch in (source, target):
             shapes.check_layers(self.name, len(batch.features), self.layers)
+        shapes.check_counts(self.name, len(source.features), len(target.features))
         shapes.check_widths(self.name, "logits", source.logits.shape, target.logits.shape)
         for one, other in zip(source.features, target.features, strict=True):
             shapes.check_widths(self.name, "features", self._pooled(one), self._pooled(other))

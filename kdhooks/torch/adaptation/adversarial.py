@@ -43,8 +43,8 @@ class DANN(_Discriminating):
     """Domain-adversarial training: a discriminator tells domains apart by features that are trained to prevent it.
 
     L = -1/n Σ log D(f_s) - 1/m Σ log(1 - D(f_t)), minimised by D; the gradient of the features is reversed and
-    multiplied by the coefficient. Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9
-    and 10. Common implementations take the half of it, the mean over both domains.
+    multiplied by the coefficient. Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9.
+    Common implementations take the half of it, the mean over both domains.
 
     Args:
         hidden_size: of the discriminator's hidden layers.

@@ -51,9 +51,9 @@ class MCD(_SecondHead):
     With F1 the student's own head, F2 a second one of the same build, both of the encoder's output f, and d the mean
     over rows of 1/|classes| Σ_c |softmax F1(f)_c - softmax F2(f)_c|: L = CE(F2(f_s), y_s) - w d(f_t), where the
     gradient of f_t through d is reversed and multiplied by the coefficient; F1's own cross entropy is the student's
-    loss. Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", equations 2, 6 to 9;
-    the single step is the one that their section 3.3 compares with. The paper alternates: step A trains everything on
-    the student's loss and `auxiliary_loss`, step B the heads on `heads_loss`, step C the encoder on `encoder_loss`.
+    loss. Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", section 3. The paper
+    alternates: step A trains everything on the student's loss and `auxiliary_loss`, step B the heads on `heads_loss`,
+    step C the encoder on `encoder_loss`.
 
     F1 is run once more on the target as a copy without hooks, with the student's parameters and copies of its buffers.
     Dropout in heads is left out of it.
@@ -147,7 +147,7 @@ class MDD(_SecondHead):
     With f the student's prediction (its most probable class), f' the adversarial head and σ its softmax:
     L = -γ/n Σ log σ_{f(s)}(f'(s)) - 1/m Σ log(1 - σ_{f(t)}(f'(t))), minimised by f'; the features get the reversed
     gradient, multiplied by the coefficient. Zhang et al. 2019, "Bridging Theory and Algorithm for Domain Adaptation",
-    equations 27 to 30. log(1 - σ) is taken from logits, finite where the head is sure.
+    section 4, with γ = exp ρ of its margin ρ. log(1 - σ) is taken from logits, finite where the head is sure.
 
     Args:
         margin: γ.
