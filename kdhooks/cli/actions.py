@@ -28,7 +28,7 @@ def demo(arguments: Namespace) -> int:
     """Run the demonstration."""
     with _framework("the demo"):
         main = import_module("kdhooks.demo").main
-    with _messages():
+    with messages():
         main(seeds=arguments.seeds, out=arguments.out, quick=arguments.quick)
     return 0
 
@@ -90,8 +90,8 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
 
 def check(arguments: Namespace) -> int:
     """Print the report of `Distillation.check`; 2 where something is surely wrong."""
-    with _messages():
-        report = _distiller(arguments).check(batches=arguments.batches)
+    with messages():
+        report = distiller_of(arguments).check(batches=arguments.batches)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else 2
 
@@ -104,7 +104,7 @@ def suggest(arguments: Namespace) -> int:
 
     if len(arguments.teacher) != 1:
         raise UsageError(f"layers are compared with those of one teacher, and {len(arguments.teacher)} are named")
-    distiller = _distiller(arguments)
+    distiller = distiller_of(arguments)
     found: LayerSimilarity = distiller.backend.similarity(distiller, arguments.batches)
     chosen = found.suggested(arguments.pairs)
     picture = found.plot(arguments.out / "similarity.png", chosen)
@@ -128,8 +128,8 @@ def suggest(arguments: Namespace) -> int:
 
 def fit(arguments: Namespace) -> int:
     """Train, and say where everything is."""
-    with _messages():
-        distiller = _distiller(arguments)
+    with messages():
+        distiller = distiller_of(arguments)
         kinds = WEIGHT_FILES[distiller.backend.name]
         out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
         _writable(out, kinds)
@@ -157,7 +157,7 @@ def _report(distiller: Any, named: str | None) -> Path | None:
     return path
 
 
-def _distiller(arguments: Namespace) -> Any:
+def distiller_of(arguments: Namespace) -> Any:
     """The `Distillation` that the arguments describe."""
     from kdhooks.distillation import Distillation
 
@@ -272,7 +272,7 @@ def _framework(purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def messages() -> Iterator[None]:
     """Messages and tables of the package go to standard output, as they are, while a command runs."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
