@@ -32,6 +32,8 @@ class Participants:
         self.optimizer: Any = None
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
+        self.target_dataloader: Any = None
+        self.target_eval_dataloader: Any = None
         self.train_func: Callable[[Any], object] | None = None
         self.eval_func: Callable[[Any], object] | None = None
         self._backend: Backend | None = None
@@ -78,6 +80,10 @@ class Participants:
         if value is not None:
             as_criteria(value)
         self._criterion = value
+
+    def summed_criteria(self) -> tuple[Any, ...]:
+        """The criteria of the run that is under way; none where there is none."""
+        return () if self._run is None else self._run.objective.criteria
 
     @property
     def backend(self) -> Backend:

@@ -15,6 +15,7 @@ from typing import Any
 from kdhooks.backend import backend_of, load_backend
 from kdhooks.cli import factories
 from kdhooks.config import DistillationConf
+from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
 from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.messages import is_rank_zero, logger
@@ -77,8 +78,11 @@ def layers(arguments: Namespace) -> int:
 
 def _taps(file: str, role: str) -> list[tuple[str, Any]]:
     """The layers of one model that a configuration names."""
-    criteria = DistillationConf(file).settings.distillation.train.criterion
+    settings = DistillationConf(file).settings
+    criteria = settings.distillation.train.criterion
     taps = [tap for named in criteria for tap in taps_of(named.name, named.options, role)]
+    if role == "student" and settings.domain_adaptation is not None:
+        taps += adapted_layers(settings.domain_adaptation)
     if not taps:
         raise UsageError(f"{file} names no layer of a {role}")
     return taps

@@ -46,10 +46,26 @@ def build_optimizer(
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
         ModelError: no parameter is trained.
     """
-    named = conf.settings.distillation.train.optimizer
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
+    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained, fused=fused)
+
+
+def named_optimizer(
+    conf: DistillationConf, named: Named, trained: list[nn.Parameter], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of a name, over these parameters.
+
+    Args:
+        conf: the configuration, for the places of problems.
+        named: name and options.
+        trained: the parameters.
+        fused: whether it is fused where torch can and the user has not said otherwise.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value that the optimizer refuses.
+    """
     if named.name not in OPTIMIZERS:
         suggestion = did_you_mean(named.name, OPTIMIZERS, what="Optimizers")
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
