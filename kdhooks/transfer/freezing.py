@@ -19,7 +19,7 @@ def chosen(patterns: Iterable[str], names: Iterable[str]) -> frozenset[str]:
 
 
 def frozen_at(epoch: int, settings: FinetuneSettings, names: Iterable[str]) -> frozenset[str]:
-    """The names that are frozen in an epoch: ``freeze`` and what ``unfreeze`` sets free later, but for what it has set free."""
+    """The names that are frozen in an epoch: those of ``freeze``, and what ``unfreeze`` has not yet set free."""
     known = list(names)
     later = [one for first, several in settings.unfreeze.items() if first > epoch for one in several]
     earlier = [one for first, several in settings.unfreeze.items() if first <= epoch for one in several]

@@ -64,12 +64,12 @@ def partners(target: Shapes, source: Shapes, settings: FinetuneSettings) -> Foun
 
 
 def rename(names: Shapes, rules: Mapping[str, str | None]) -> tuple[dict[str, str], list[str]]:
-    """New names -> the source's names, and what to note.
+    r"""New names -> the source's names, and what to note.
 
     Raises:
         TransferError: two names become one.
 
-    >>> rename({"net.fc.weight": (1,)}, {"^net\\\\.": "", "fc": "head"})[0]
+    >>> rename({"net.fc.weight": (1,)}, {r"^net\.": "", "fc": "head"})[0]
     {'head.weight': 'net.fc.weight'}
     """
     used = dict.fromkeys(rules, False)

@@ -67,7 +67,8 @@ def decide(action: Mismatch, name: str, source: Shape, target: Shape, layout: La
     Args:
         action: what the user asked for.
         name: of the student's tensor.
-        source, target: the shapes.
+        source: the shape there.
+        target: the shape here.
         layout: of the framework.
         named: whether the user named this tensor by a pattern, and did not just ask it of all.
 
