@@ -182,6 +182,15 @@ class Criterion(Protocol):
     terms: Sequence[Term]
 
 
+class OwnLoss:
+    """The criterion of a run without distillation: the loop's own loss with weight 1."""
+
+    def __init__(self) -> None:
+        self.student_label = "CE"
+        self.student_weight: Weight = lambda step: 1.0
+        self.terms: Sequence[Term] = ()
+
+
 Weigh = Callable[[Any, Callable[[], Tensor]], tuple[Tensor, Tensor]]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from kdhooks import messages
 from kdhooks.check import CheckReport, examine
 from kdhooks.config import DistillationConf
-from kdhooks.criterion import Step, as_criteria, teachers_by_name
+from kdhooks.criterion import Step, teachers_by_name
 from kdhooks.errors import UsageError
 from kdhooks.evaluation import read_score
 from kdhooks.findings import Findings
@@ -36,7 +36,8 @@ class Distillation(Findings):
         teacher_model: one model, a list of models, or a mapping of models by name.
 
     Attributes:
-        pretrained_model: kept for weight transfer, which is not part of this release.
+        pretrained_model: a model, a state_dict or a file whose weights the student begins with; None takes the
+            YAML's ``finetune.pretrained``.
         optimizer: what `fit()` uses and the history reads the learning rate from; None takes the YAML's.
         train_dataloader, eval_dataloader: what `fit()` iterates over; None takes the YAML's.
         train_func: called by `fit()` with the student instead of the built-in loop; it calls the hooks.
@@ -88,13 +89,16 @@ class Distillation(Findings):
         if dataloader is not None and self.train_dataloader is None:
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
-        criteria = backend.criteria(self.conf) if self._criterion is None else as_criteria(self._criterion)
+        criteria = self._criteria()
+        finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
+        if finetuning is not None:  # before a teacher that begins as the student is made
+            self._transferred, criteria = finetuning.done, (*criteria, *finetuning.criteria)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin(ReplayedEpochs(self))
+            self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)

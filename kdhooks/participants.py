@@ -12,9 +12,10 @@ from typing import Any
 from kdhooks import messages
 from kdhooks.backend import Backend, backend_of, framework_of, load_backend
 from kdhooks.config import DistillationConf
-from kdhooks.criterion import as_criteria, teachers_by_name
+from kdhooks.criterion import Criterion, OwnLoss, as_criteria, teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.run import Run
+from kdhooks.transfer import Transferred
 
 
 class Participants:
@@ -39,6 +40,7 @@ class Participants:
         self._teacher: Any = None
         self._criterion: Any = None
         self._run: Run | None = None
+        self._transferred: Transferred | None = None
         if student_model is not None:
             self.student_model = student_model
         if teacher_model is not None:
@@ -89,6 +91,20 @@ class Participants:
             self._backend = load_backend(framework)
             messages.ask_rank(self._backend.rank)
         return self._backend
+
+    def _criteria(self) -> tuple[Criterion, ...]:
+        """What a run sums: what was set, what is configured, or the loop's own loss where nothing is distilled.
+
+        Nothing is where only other sections stand in the configuration, and where no criterion and no teacher is.
+        """
+        if self._criterion is not None:
+            return as_criteria(self._criterion)
+        others = self.pretrained_model is not None or self.conf.settings.finetune is not None
+        if others and not self.conf.has("distillation.train.criterion"):
+            sections = self.conf.settings.finetune is not None
+            if self._teacher is None or (sections and not self.conf.has("distillation")):
+                return (OwnLoss(),)
+        return self.backend.criteria(self.conf)
 
     def first_bad(self) -> tuple[int, str] | None:
         """Step and component of the first loss that was NaN or infinite; waits for the device."""
