@@ -12,7 +12,7 @@ from typing import Any
 from kdhooks import messages
 from kdhooks.backend import Backend, backend_of, framework_of, load_backend
 from kdhooks.config import DistillationConf
-from kdhooks.criterion import Criterion, OwnLoss, as_criteria, teachers_by_name
+from kdhooks.criterion import as_criteria, teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.run import Run
 from kdhooks.transfer import Transferred
@@ -33,6 +33,8 @@ class Participants:
         self.optimizer: Any = None
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
+        self.target_dataloader: Any = None
+        self.target_eval_dataloader: Any = None
         self.train_func: Callable[[Any], object] | None = None
         self.eval_func: Callable[[Any], object] | None = None
         self._backend: Backend | None = None
@@ -75,6 +77,10 @@ class Participants:
         criteria = self._run.objective.criteria
         return criteria[0] if len(criteria) == 1 else list(criteria)
 
+    def summed_criteria(self) -> tuple[Any, ...]:
+        """The criteria of the run that is under way; none where there is none."""
+        return () if self._run is None else self._run.objective.criteria
+
     @criterion.setter
     def criterion(self, value: Any) -> None:
         if value is not None:
@@ -91,20 +97,6 @@ class Participants:
             self._backend = load_backend(framework)
             messages.ask_rank(self._backend.rank)
         return self._backend
-
-    def _criteria(self) -> tuple[Criterion, ...]:
-        """What a run sums: what was set, what is configured, or the loop's own loss where nothing is distilled.
-
-        Nothing is where only other sections stand in the configuration, and where no criterion and no teacher is.
-        """
-        if self._criterion is not None:
-            return as_criteria(self._criterion)
-        others = self.pretrained_model is not None or self.conf.settings.finetune is not None
-        if others and not self.conf.has("distillation.train.criterion"):
-            sections = self.conf.settings.finetune is not None
-            if self._teacher is None or (sections and not self.conf.has("distillation")):
-                return (OwnLoss(),)
-        return self.backend.criteria(self.conf)
 
     def first_bad(self) -> tuple[int, str] | None:
         """Step and component of the first loss that was NaN or infinite; waits for the device."""

@@ -60,6 +60,12 @@ class TensorFlowBackend:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
 
+    def adaptation(self, conf: DistillationConf) -> tuple[Criterion, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+        if conf.settings.domain_adaptation is None:
+            return ()
+        raise conf.problem("domain_adaptation", "is not part of this release for TensorFlow", of_key=True)
+
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
         for teacher in teachers.values():
@@ -208,6 +214,14 @@ class TensorFlowBackend:
 
         found: Callable[[Any], tuple[dict[str, float], float, bool]] | None = evaluator(distiller)
         return found
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches that are set on the distiller, or None."""
+        return distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
+
+    def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host."""
+        raise UsageError("validators of a target domain are not part of this release for TensorFlow")
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""

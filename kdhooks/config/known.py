@@ -31,6 +31,9 @@ FEATURE_LOSSES: Table[str] = Table("loss between features")
 FEATURE_MATCHERS: Table[str] = Table("feature matcher")
 """What ``feature_matchers`` may name."""
 
+VALIDATORS: Table[str] = Table("validator")
+"""What ``domain_adaptation.validator`` may name."""
+
 LAYERS_A_SIDE: dict[str, tuple[int, int | None]] = {}
 """How many layers a loss compares on each side, at least and at most, by its folded name; a registered loss may take
 any number."""
@@ -43,6 +46,8 @@ for _name in ("nst", "fsp", "ickd", "similarity_preserving", "rkd", "correlation
     FEATURE_LOSSES.add(_name, _name)
 for _name in ("vid", "crd", "review", "mgd"):
     FEATURE_LOSSES.add(_name, _name)
+for _name, _aliases in (("entropy", ()), ("SND", ()), ("information_maximization", ("IM", "mutual_information"))):
+    VALIDATORS.add(_name, _name, aliases=_aliases)
 for _name in FEATURE_LOSSES:
     LAYERS_A_SIDE[fold(_name)] = (1, 1)
 LAYERS_A_SIDE |= {"fsp": (2, 2), "review": (1, None)}

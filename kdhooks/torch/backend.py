@@ -67,6 +67,14 @@ class TorchBackend:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
 
+    def adaptation(self, conf: DistillationConf) -> tuple[Criterion, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+        if conf.settings.domain_adaptation is None:
+            return ()
+        from kdhooks.torch.domains import DomainAdaptationLoss
+
+        return (DomainAdaptationLoss.of(conf),)
+
     def bind(self, criteria: Sequence[Any], student: nn.Module, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them."""
         followed = next(iter(teachers.values())) if len(teachers) == 1 else None
@@ -239,6 +247,18 @@ class TorchBackend:
         from kdhooks.torch.evaluation import evaluator
 
         return evaluator(distiller)
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+        from kdhooks.torch.domains.data import target_loader
+
+        return target_loader(distiller, evaluation=evaluation)
+
+    def target_logits(self, distiller: Any, model: nn.Module, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host; the model is in evaluation mode."""
+        from kdhooks.torch.domains.data import target_logits
+
+        return target_logits(distiller, model, loader)
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""
