@@ -17,6 +17,7 @@ from kdhooks.datasets.dummy import make_dummy
 from kdhooks.datasets.filters import FILTERS, register_filter
 from kdhooks.datasets.folder import image_folder
 from kdhooks.datasets.idx import fashion_mnist, mnist
+from kdhooks.datasets.mnist_5000 import mnist_5000
 from kdhooks.datasets.npz import load_npz
 from kdhooks.datasets.table import DATASETS, build_dataset, register_dataset
 
@@ -33,6 +34,7 @@ __all__ = [
 register_dataset("digits", load_digits)
 register_dataset("FashionMNIST", fashion_mnist)
 register_dataset("MNIST", mnist)
+register_dataset("mnist_5000", mnist_5000)
 register_dataset("CIFAR10", cifar10)
 register_dataset("CIFAR100", cifar100)
 register_dataset("ImageFolder", image_folder)
