@@ -38,6 +38,7 @@ def test_the_names_that_a_configuration_can_use():
         "CIFAR100",
         "ImageFolder",
         "npz",
+        "two_scanners",
         "dummy",
     ]
 

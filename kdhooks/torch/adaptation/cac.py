@@ -1,0 +1,195 @@
+"""CAC: adversarial adaptation of a segmentation network at its encoder, at its decoder and at its masks.
+
+Zhu et al. 2020, "Multi-level colonoscopy malignant tissue detection with adversarial CAC-UNet" (arXiv:2006.15954):
+a discriminator mirrors the encoder, another one the decoder, and a third one looks at masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdhooks.adaptation.rules import ADAPTER_RULES
+from kdhooks.adaptation.shapes import check_classes, check_labels, check_made_for, check_rows
+from kdhooks.errors import ModelError, UsageError
+from kdhooks.torch.adaptation.adapter import ADAPTERS, Adapter, DomainBatch
+from kdhooks.torch.adaptation.pyramid import PyramidDiscriminator, pooled
+from kdhooks.torch.adaptation.reversal import reverse
+
+_BRANCHES = ("encoder", "decoder", "segmentation")
+
+
+class CACDomainAdversarialLoss(Adapter):
+    """Three discriminators behind a gradient reversal, each ``(BCE(source, 1) + BCE(target, 0)) / 2``, weighed and summed.
+
+    - encoder and decoder: all maps of these layers in one `PyramidDiscriminator`, the finest first;
+    - segmentation: the class probabilities, a map for each class, or with `mask_prior` the source's true masks
+      against the target's probabilities, as in the paper.
+
+    With `class_aware` the discriminators of encoder and decoder also see, beside every map, which class the student
+    sees at each place (probabilities, pooled to the map's size, without gradient): what they compare is then the
+    look of a class, and a domain that merely has more of one class can't be told by that. It is the conditioning of
+    CDAN (Long et al. 2018, "Conditional Adversarial Domain Adaptation", section 3.2), place by place.
+
+    Args:
+        encoder_levels: how many of the layers, the first ones, are the encoder's; the others are the decoder's.
+            "auto" is half of them, of an odd number the larger half.
+        weights: of encoder, decoder and segmentation; a branch of weight 0 is not made.
+        hidden_size: channels of a discriminator's first convolution; the i-th has i times as many.
+        class_aware: see above.
+        mask_prior: see above; it needs the source's labels.
+        seed: of the discriminators' weights.
+
+    Raises:
+        UsageError: an option out of its range, or `mask_prior` without labels.
+        ModelError: logits that are not [N, C, ...] with one to three spatial axes, or maps that don't fit.
+
+    >>> cac = CACDomainAdversarialLoss(hidden_size=4)
+    >>> source = DomainBatch((torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 16, 16)), torch.zeros(2, 4, 16, 16))
+    >>> target = DomainBatch((torch.ones(5, 3, 8, 8), torch.ones(5, 3, 16, 16)), torch.ones(5, 4, 16, 16))
+    >>> cac(source, target).shape, sorted(cac.measures())
+    (torch.Size([]), ['decoder_accuracy', 'domain_accuracy', 'encoder_accuracy', 'segmentation_accuracy'])
+    """
+
+    name: ClassVar[str] = "cac"
+    adversarial: ClassVar[bool] = True
+    layers: ClassVar[tuple[int, int | None]] = (0, None)
+
+    def __init__(
+        self,
+        *,
+        encoder_levels: int | str = "auto",
+        weights: Sequence[float] = (1.0, 1.0, 1.0),
+        hidden_size: int = 32,
+        class_aware: bool = True,
+        mask_prior: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed=seed)
+        read = ADAPTER_RULES["cac"].read(
+            {
+                "encoder_levels": encoder_levels,
+                "weights": tuple(weights),
+                "hidden_size": hidden_size,
+                "class_aware": class_aware,
+                "mask_prior": mask_prior,
+            }
+        )
+        if len(read["weights"]) != len(_BRANCHES):
+            raise UsageError(
+                "the adapter 'cac': weights: expected three numbers, of encoder, decoder and segmentation, got "
+                f"{len(read['weights'])}"
+            )
+        self.encoder_levels, self.weights = read["encoder_levels"], read["weights"]
+        self.hidden_size, self.class_aware, self.mask_prior = hidden_size, class_aware, mask_prior
+        self.discriminators = torch.nn.ModuleDict()
+        self._channels: dict[str, list[int]] = {}
+
+    def _check(self, source: DomainBatch, target: DomainBatch) -> None:
+        for domain, batch in (("source", source), ("target", target)):
+            check_rows("cac", domain, "logits", batch.logits.shape)
+            if not 3 <= batch.logits.ndim <= 5:
+                raise ModelError(
+                    f"the adapter 'cac' is for segmentation: it needs logits [N, C, ...] with one to three spatial "
+                    f"axes, and the {domain}'s have shape {list(batch.logits.shape)}"
+                )
+            check_classes("cac", batch.logits.shape, 1)
+            for feature in batch.features:
+                if feature.ndim != batch.logits.ndim:
+                    raise ModelError(
+                        f"the adapter 'cac' needs maps with the axes of the logits {list(batch.logits.shape)}, and a "
+                        f"layer of the {domain} gives {list(feature.shape)}"
+                    )
+        if len(source.features) != len(target.features):
+            raise ModelError("the adapter 'cac' needs as many maps of the target as of the source")
+        if self.mask_prior and self.weights[2]:
+            labels = None if source.labels is None else source.labels.shape
+            check_labels("cac", labels, source.logits.shape, 1)
+
+    def _split(self, features: Sequence[Any]) -> dict[str, list[int]]:
+        """Which layers a branch looks at, finest first."""
+        count = len(features)
+        first = (count + 1) // 2 if self.encoder_levels == "auto" else self.encoder_levels
+        if first > count:
+            raise ModelError(f"the adapter 'cac' has encoder_levels: {first}, and gets the maps of {count} layers")
+        parts = {"encoder": range(first), "decoder": range(first, count)}
+        return {
+            branch: sorted(part, key=lambda at: -features[at][0, 0].numel()) for branch, part in parts.items() if part
+        }
+
+    def _make(self, source: DomainBatch, target: DomainBatch) -> None:
+        classes, dims = source.logits.shape[1], source.logits.ndim - 2
+        self._order = self._split(source.features)
+        generator = torch.Generator().manual_seed(self.seed)
+        extra = classes if self.class_aware else 0
+        channels = {
+            branch: [source.features[at].shape[1] + extra for at in order] for branch, order in self._order.items()
+        }
+        channels["segmentation"] = [classes]
+        for branch, weight in zip(_BRANCHES, self.weights, strict=True):
+            if weight and branch in channels:
+                self._channels[branch] = channels[branch]
+                self.discriminators[branch] = PyramidDiscriminator(
+                    channels[branch],
+                    dims,
+                    self.hidden_size,
+                    generator=generator,
+                    dtype=source.logits.dtype,
+                    further=2 if branch == "segmentation" else 0,
+                )
+        if not self.discriminators:
+            raise ModelError("the adapter 'cac' has nothing to do: give it layers, or the segmentation a weight")
+
+    def _seen(self, branch: str, batch: DomainBatch, *, masks: bool) -> list[Tensor]:
+        """What a discriminator sees of a domain, finest first."""
+        if branch == "segmentation":
+            if masks and batch.labels is not None:
+                return [_one_hot(batch.labels, batch.logits)]
+            return [batch.logits.softmax(1)]
+        maps = [batch.features[at] for at in self._order[branch]]
+        if not self.class_aware:
+            return maps
+        classes = batch.logits.detach().softmax(1)
+        return [torch.cat((one, _resized(classes, one.shape[2:])), 1) for one in maps]
+
+    def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: float | Tensor) -> Tensor:
+        total = source.logits.new_zeros(())
+        measures: dict[str, Tensor] = {}
+        for branch, weight in zip(_BRANCHES, self.weights, strict=True):
+            if branch not in self.discriminators:
+                continue
+            judged = []
+            for batch, masks in ((source, self.mask_prior), (target, False)):
+                seen = [reverse(one, coefficient) for one in self._seen(branch, batch, masks=masks)]
+                for one, made in zip(seen, self._channels[branch], strict=True):
+                    check_made_for(f"{branch}'s discriminator", "cac", made, one.shape[1])
+                judged.append(self.discriminators[branch](seen))
+            ours, theirs = judged
+            # log(1 + exp(-d)) for the source and log(1 + exp(d)) for the target: BCE with labels 1 and 0
+            total = total + weight * (F.softplus(-ours).mean() + F.softplus(theirs).mean()) / 2
+            right = (ours > 0).float().mean() + (theirs < 0).float().mean()
+            measures[f"{branch}_accuracy"] = (right / 2).detach()
+        measures["domain_accuracy"] = torch.stack(list(measures.values())).mean()
+        self._measures = measures
+        return total
+
+
+def _resized(classes: Tensor, size: Sequence[int]) -> Tensor:
+    """Probabilities at a level's resolution; a level that is finer than the logits gets the nearest ones."""
+    if any(wanted > have for wanted, have in zip(size, classes.shape[2:], strict=True)):
+        return F.interpolate(classes, tuple(size), mode="nearest")
+    return pooled(classes, size)
+
+
+def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    """Masks [N, C, ...] of class numbers [N, ...]; a place without a label has what the student says of it."""
+    known = (labels >= 0).unsqueeze(1)
+    hot = F.one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    return torch.where(known, hot, logits.softmax(1))
+
+
+ADAPTERS.add("cac", CACDomainAdversarialLoss)
