@@ -11,7 +11,6 @@ _REMOVE = "Remove it."
 NOT_YET = frozenset(
     {
         "auto_distillation",
-        "domain_adaptation",
         "finetune",
     }
 )
