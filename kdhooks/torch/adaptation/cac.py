@@ -86,7 +86,6 @@ class CACDomainAdversarialLoss(Adapter):
             )
         self.encoder_levels, self.weights = read["encoder_levels"], read["weights"]
         self.hidden_size, self.class_aware, self.mask_prior = hidden_size, class_aware, mask_prior
-        self.discriminators = torch.nn.ModuleDict()
         self._channels: dict[str, list[int]] = {}
 
     def _check(self, source: DomainBatch, target: DomainBatch) -> None:
@@ -130,6 +129,7 @@ class CACDomainAdversarialLoss(Adapter):
             branch: [source.features[at].shape[1] + extra for at in order] for branch, order in self._order.items()
         }
         channels["segmentation"] = [classes]
+        self.discriminators = torch.nn.ModuleDict()
         for branch, weight in zip(_BRANCHES, self.weights, strict=True):
             if weight and branch in channels:
                 self._channels[branch] = channels[branch]
