@@ -62,6 +62,15 @@ class Backend(Protocol):
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, before they begin."""
 
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """Weight transfer in a run: a `Hook` with its ``criteria`` and what it has ``done``, or None.
+
+        Args:
+            distiller: the `Distillation`, whose student is written.
+            earlier: the `kdhooks.transfer.Transferred` of an earlier run, or None.
+            resumes: whether a saved run goes on, whose student has its weights already.
+        """
+
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, for a run of this student."""
 
@@ -103,6 +112,12 @@ class Backend(Protocol):
 
     def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
         """What evaluates a model as the configuration says: values, score, whether higher is better."""
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+
+    def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host; the model is in evaluation mode."""
 
     def train(self, distiller: Any) -> None:
         """The built-in loop; calls every hook of `distiller`."""

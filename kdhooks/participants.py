@@ -15,6 +15,7 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import as_criteria, teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.run import Run
+from kdhooks.transfer import Transferred
 
 
 class Participants:
@@ -32,6 +33,8 @@ class Participants:
         self.optimizer: Any = None
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
+        self.target_dataloader: Any = None
+        self.target_eval_dataloader: Any = None
         self.train_func: Callable[[Any], object] | None = None
         self.eval_func: Callable[[Any], object] | None = None
         self._backend: Backend | None = None
@@ -39,6 +42,7 @@ class Participants:
         self._teacher: Any = None
         self._criterion: Any = None
         self._run: Run | None = None
+        self._transferred: Transferred | None = None
         if student_model is not None:
             self.student_model = student_model
         if teacher_model is not None:
@@ -72,6 +76,10 @@ class Participants:
             return self._criterion
         criteria = self._run.objective.criteria
         return criteria[0] if len(criteria) == 1 else list(criteria)
+
+    def summed_criteria(self) -> tuple[Any, ...]:
+        """The criteria of the run that is under way; none where there is none."""
+        return () if self._run is None else self._run.objective.criteria
 
     @criterion.setter
     def criterion(self, value: Any) -> None:

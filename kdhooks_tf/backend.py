@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -59,6 +59,12 @@ class TensorFlowBackend:
             except (KDHooksError, TypeError) as error:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
+
+    def adaptation(self, conf: DistillationConf) -> tuple[Criterion, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+        if conf.settings.domain_adaptation is None:
+            return ()
+        raise conf.problem("domain_adaptation", "is not part of this release for TensorFlow", of_key=True)
 
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
@@ -116,6 +122,12 @@ class TensorFlowBackend:
             yield first_input(distiller)
         finally:
             self.set_rng_state(before)
+
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """None: there is nothing to transfer; UsageError where there is."""
+        if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
+            return None
+        raise UsageError("weight transfer in TensorFlow is not part of this release of kdhooks")
 
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""
@@ -202,6 +214,14 @@ class TensorFlowBackend:
 
         found: Callable[[Any], tuple[dict[str, float], float, bool]] | None = evaluator(distiller)
         return found
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches that are set on the distiller, or None."""
+        return distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
+
+    def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host."""
+        raise UsageError("validators of a target domain are not part of this release for TensorFlow")
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""

@@ -140,6 +140,14 @@ class TorchBackend:
                 ).input
             )
 
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """Weight transfer in a run; see `kdhooks.torch.transfer.finetuning`."""
+        if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
+            return None
+        from kdhooks.torch.transfer.finetuning import finetuning
+
+        return finetuning(distiller, earlier, resumes)
+
     def monitor(self, student: nn.Module) -> Monitor:
         """An empty monitor."""
         return Monitor()
@@ -239,6 +247,18 @@ class TorchBackend:
         from kdhooks.torch.evaluation import evaluator
 
         return evaluator(distiller)
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+        from kdhooks.torch.domains.data import target_loader
+
+        return target_loader(distiller, evaluation=evaluation)
+
+    def target_logits(self, distiller: Any, model: nn.Module, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host; the model is in evaluation mode."""
+        from kdhooks.torch.domains.data import target_logits
+
+        return target_logits(distiller, model, loader)
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""
