@@ -18,7 +18,7 @@ from kdhooks.adaptation.shapes import check_classes, check_labels, check_made_fo
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.torch.adaptation.adapter import ADAPTERS, Adapter, DomainBatch
 from kdhooks.torch.adaptation.pyramid import PyramidDiscriminator, pooled
-from kdhooks.torch.adaptation.reversal import reverse
+from kdhooks.torch.adaptation.reversal import reverse_gradient
 
 _BRANCHES = ("encoder", "decoder", "segmentation")
 
@@ -164,7 +164,7 @@ class CACDomainAdversarialLoss(Adapter):
                 continue
             judged = []
             for batch, masks in ((source, self.mask_prior), (target, False)):
-                seen = [reverse(one, coefficient) for one in self._seen(branch, batch, masks=masks)]
+                seen = [reverse_gradient(one, coefficient) for one in self._seen(branch, batch, masks=masks)]
                 for one, made in zip(seen, self._channels[branch], strict=True):
                     check_made_for(f"{branch}'s discriminator", "cac", made, one.shape[1])
                 judged.append(self.discriminators[branch](seen))
