@@ -72,7 +72,11 @@ class Network(nn.Module):
     def __init__(self, wide: int = 16) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *_block(1, wide), *_block(wide, 2 * wide), nn.Flatten(), nn.Linear(2 * wide * (SIZE // 4) ** 2, 64), nn.ReLU()
+            *_block(1, wide),
+            *_block(wide, 2 * wide),
+            nn.Flatten(),
+            nn.Linear(2 * wide * (SIZE // 4) ** 2, 64),
+            nn.ReLU(),
         )
         self.head = nn.Linear(64, 10)
 

@@ -56,7 +56,9 @@ def load(named: tuple[str, dict[str, int]], train: bool) -> tuple[Tensor, Tensor
     return torch.from_numpy(data.inputs), torch.from_numpy(data.targets)
 
 
-def train(conf: dict[str, object], source: tuple[Tensor, Tensor], target: Tensor, steps: int, **models: nn.Module) -> None:
+def train(
+    conf: dict[str, object], source: tuple[Tensor, Tensor], target: Tensor, steps: int, **models: nn.Module
+) -> None:
     """The user's own loop; `conf` is empty for one without kdhooks."""
     student = models["student_model"]
     optimizer = torch.optim.Adam(student.parameters(), lr=2e-3)

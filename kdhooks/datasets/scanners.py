@@ -85,9 +85,7 @@ def two_scanners(
     return Arrays(images[:, None], masks, CLASSES, "two_scanners")
 
 
-def _anatomy(
-    draws: Draws, size: int, length: int, dimensions: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _anatomy(draws: Draws, size: int, length: int, dimensions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """What tissue is where, [N, S, ...], and the masks: the same, with the body outside as background."""
     axis = (np.arange(length, dtype=np.float32) + 0.5) / length
     grid = np.stack(np.meshgrid(*[axis] * dimensions, indexing="ij"))[None]
@@ -113,7 +111,7 @@ def _anatomy(
 
 def _scanned(scanner: Scanner, tissue: NDArray[np.int64], draws: Draws) -> Floats:
     """Images [N, S, ...] of tissue."""
-    size, *space = tissue.shape
+    space = tissue.shape[1:]
     pixels = int(np.prod(space))
     image = np.asarray(scanner.brightness, np.float32)[tissue]
     image = image + np.float32(scanner.texture) * draws.normal(pixels).reshape(tissue.shape)

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from kdhooks.datasets.draws import permutation
 
 
-def split_rows(
-    targets: NDArray[np.int64], name: str, fraction: float, seed: int, train: bool
-) -> NDArray[np.int64]:
+def split_rows(targets: NDArray[np.int64], name: str, fraction: float, seed: int, train: bool) -> NDArray[np.int64]:
     """The training rows or the test rows, ascending; of every class the same share.
 
     Args:

@@ -34,7 +34,7 @@ class UNetLevels:
 
     @property
     def all(self) -> list[str]:
-        """The encoder's and then the decoder's, as ``layers:`` of CAC takes them, with ``encoder_levels:`` of the first."""
+        """The encoder's and then the decoder's: ``layers:`` of CAC, whose ``encoder_levels:`` is how many come first."""
         return [*self.encoder, *self.decoder]
 
 
@@ -106,7 +106,7 @@ def unet_levels(model: nn.Module) -> UNetLevels:
         place = f"{place}.1.submodule"
     if not encoder:
         raise ModelError(
-            f"unet_levels knows MONAI's UNet and BasicUNet, and this is {type(model).__name__}; name its layers yourself"
+            f"unet_levels knows MONAI's UNet and BasicUNet, and not {type(model).__name__}; name its layers yourself"
         )
     return UNetLevels((*encoder, place), tuple(decoder[:-1]) or tuple(decoder))
 

@@ -62,10 +62,10 @@ def probabilities(logits: Array) -> Array:
 
 
 def branch(source: Sequence[Array], target: Sequence[Array], weights: Weights, name: str) -> Any:
-    """Half the sum of both domains' binary cross-entropy."""
+    """The sum of both domains' binary cross-entropy, each over its own rows."""
     ours, theirs = (judged(levels, weights, f"discriminators.{name}") for levels in (source, target))
     of_source, of_target = 1 / (1 + np.exp(-ours)), 1 / (1 + np.exp(-theirs))
-    return (-np.log(of_source).mean() - np.log(1 - of_target).mean()) / 2
+    return -np.log(of_source).mean() - np.log(1 - of_target).mean()
 
 
 def beside(maps: Sequence[Array], fixed: Array | None) -> list[Array]:

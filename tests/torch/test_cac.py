@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.torch.adaptation import ADAPTERS, DomainBatch
-from kdhooks.torch.adaptation.cac import CACDomainAdversarialLoss
+from kdhooks.torch.adaptation import ADAPTERS, CACDomainAdversarialLoss, DomainBatch
 from tests.contract import cac_oracle as oracle
 
 CLASSES = 3
@@ -45,7 +44,7 @@ def value(cac: CACDomainAdversarialLoss, sides: list[list[Any]], fixed: list[Any
     total = np.longdouble(0)
     for (name, order), weight in zip(split(sides[0][-1].ndim - 2).items(), cac.weights, strict=False):
         seen = [
-            oracle.beside([side[at] for at in order], logits if cac.class_aware else None)
+            oracle.beside([side[at] for at in order], logits if cac.settings["class_aware"] else None)
             for side, logits in zip(sides, fixed, strict=True)
         ]
         total += weight * oracle.branch(*seen, weights, name)
@@ -177,8 +176,8 @@ FLAT, MAPS = torch.zeros(2, 3), torch.zeros(2, 3, 4, 4)
             {},
             wrong((), FLAT),
             ModelError,
-            "the adapter 'cac' is for segmentation: it needs logits [N, C, ...] with one to three spatial axes, and "
-            "the source's have shape [2, 3]",
+            "the adapter 'cac' is for segmentation: it needs logits [N, C, H, W] or [N, C, D, H, W], and the source's "
+            "have shape [2, 3]",
         ),
         (
             {},

@@ -7,24 +7,25 @@ a discriminator mirrors the encoder, another one the decoder, and a third one lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdhooks.adaptation.rules import ADAPTER_RULES
-from kdhooks.adaptation.shapes import check_classes, check_labels, check_made_for, check_rows
+from kdhooks.adaptation import shapes
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.torch.adaptation.adapter import ADAPTERS, Adapter, DomainBatch
+from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter
+from kdhooks.torch.adaptation.discriminator import domain_accuracy, domain_loss
 from kdhooks.torch.adaptation.pyramid import PyramidDiscriminator, pooled
 from kdhooks.torch.adaptation.reversal import reverse_gradient
 
 _BRANCHES = ("encoder", "decoder", "segmentation")
 
 
+@adapter("cac")
 class CACDomainAdversarialLoss(Adapter):
-    """Three discriminators behind a gradient reversal, each ``(BCE(source, 1) + BCE(target, 0)) / 2``, weighed and summed.
+    """Three discriminators behind a gradient reversal, each with -mean log D(source) - mean log(1 - D(target)).
 
     - encoder and decoder: all maps of these layers in one `PyramidDiscriminator`, the finest first;
     - segmentation: the class probabilities, a map for each class, or with `mask_prior` the source's true masks
@@ -46,7 +47,7 @@ class CACDomainAdversarialLoss(Adapter):
 
     Raises:
         UsageError: an option out of its range, or `mask_prior` without labels.
-        ModelError: logits that are not [N, C, ...] with one to three spatial axes, or maps that don't fit.
+        ModelError: logits that are not [N, C, H, W] or [N, C, D, H, W], or maps that don't fit.
 
     >>> cac = CACDomainAdversarialLoss(hidden_size=4)
     >>> source = DomainBatch((torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 16, 16)), torch.zeros(2, 4, 16, 16))
@@ -55,9 +56,7 @@ class CACDomainAdversarialLoss(Adapter):
     (torch.Size([]), ['decoder_accuracy', 'domain_accuracy', 'encoder_accuracy', 'segmentation_accuracy'])
     """
 
-    name: ClassVar[str] = "cac"
-    adversarial: ClassVar[bool] = True
-    layers: ClassVar[tuple[int, int | None]] = (0, None)
+    discriminators: nn.ModuleDict
 
     def __init__(
         self,
@@ -69,34 +68,32 @@ class CACDomainAdversarialLoss(Adapter):
         mask_prior: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(seed=seed)
-        read = ADAPTER_RULES["cac"].read(
-            {
-                "encoder_levels": encoder_levels,
-                "weights": tuple(weights),
-                "hidden_size": hidden_size,
-                "class_aware": class_aware,
-                "mask_prior": mask_prior,
-            }
+        super().__init__(
+            encoder_levels=encoder_levels,
+            weights=weights,
+            hidden_size=hidden_size,
+            class_aware=class_aware,
+            mask_prior=mask_prior,
+            seed=seed,
         )
-        if len(read["weights"]) != len(_BRANCHES):
+        self.weights: tuple[float, ...] = self.settings["weights"]
+        if len(self.weights) != len(_BRANCHES):
             raise UsageError(
                 "the adapter 'cac': weights: expected three numbers, of encoder, decoder and segmentation, got "
-                f"{len(read['weights'])}"
+                f"{len(self.weights)}"
             )
-        self.encoder_levels, self.weights = read["encoder_levels"], read["weights"]
-        self.hidden_size, self.class_aware, self.mask_prior = hidden_size, class_aware, mask_prior
+        self._order: dict[str, list[int]] = {}
         self._channels: dict[str, list[int]] = {}
 
     def _check(self, source: DomainBatch, target: DomainBatch) -> None:
         for domain, batch in (("source", source), ("target", target)):
-            check_rows("cac", domain, "logits", batch.logits.shape)
-            if not 3 <= batch.logits.ndim <= 5:
+            shapes.check_rows(self.name, domain, "logits", batch.logits.shape)
+            if batch.logits.ndim not in (4, 5):
                 raise ModelError(
-                    f"the adapter 'cac' is for segmentation: it needs logits [N, C, ...] with one to three spatial "
-                    f"axes, and the {domain}'s have shape {list(batch.logits.shape)}"
+                    "the adapter 'cac' is for segmentation: it needs logits [N, C, H, W] or [N, C, D, H, W], and the "
+                    f"{domain}'s have shape {list(batch.logits.shape)}"
                 )
-            check_classes("cac", batch.logits.shape, 1)
+            shapes.check_classes(self.name, batch.logits.shape, 1)
             for feature in batch.features:
                 if feature.ndim != batch.logits.ndim:
                     raise ModelError(
@@ -105,14 +102,15 @@ class CACDomainAdversarialLoss(Adapter):
                     )
         if len(source.features) != len(target.features):
             raise ModelError("the adapter 'cac' needs as many maps of the target as of the source")
-        if self.mask_prior and self.weights[2]:
+        if self.settings["mask_prior"] and self.weights[2]:
             labels = None if source.labels is None else source.labels.shape
-            check_labels("cac", labels, source.logits.shape, 1)
+            shapes.check_labels(self.name, labels, source.logits.shape, 1)
 
     def _split(self, features: Sequence[Any]) -> dict[str, list[int]]:
         """Which layers a branch looks at, finest first."""
         count = len(features)
-        first = (count + 1) // 2 if self.encoder_levels == "auto" else self.encoder_levels
+        wanted = self.settings["encoder_levels"]
+        first = (count + 1) // 2 if wanted == "auto" else wanted
         if first > count:
             raise ModelError(f"the adapter 'cac' has encoder_levels: {first}, and gets the maps of {count} layers")
         parts = {"encoder": range(first), "decoder": range(first, count)}
@@ -123,20 +121,20 @@ class CACDomainAdversarialLoss(Adapter):
     def _make(self, source: DomainBatch, target: DomainBatch) -> None:
         classes, dims = source.logits.shape[1], source.logits.ndim - 2
         self._order = self._split(source.features)
-        generator = torch.Generator().manual_seed(self.seed)
-        extra = classes if self.class_aware else 0
+        generator = self._generator()
+        extra = classes if self.settings["class_aware"] else 0
         channels = {
             branch: [source.features[at].shape[1] + extra for at in order] for branch, order in self._order.items()
         }
         channels["segmentation"] = [classes]
-        self.discriminators = torch.nn.ModuleDict()
+        self.discriminators = nn.ModuleDict()
         for branch, weight in zip(_BRANCHES, self.weights, strict=True):
             if weight and branch in channels:
                 self._channels[branch] = channels[branch]
                 self.discriminators[branch] = PyramidDiscriminator(
                     channels[branch],
                     dims,
-                    self.hidden_size,
+                    self.settings["hidden_size"],
                     generator=generator,
                     dtype=source.logits.dtype,
                     further=2 if branch == "segmentation" else 0,
@@ -151,30 +149,26 @@ class CACDomainAdversarialLoss(Adapter):
                 return [_one_hot(batch.labels, batch.logits)]
             return [batch.logits.softmax(1)]
         maps = [batch.features[at] for at in self._order[branch]]
-        if not self.class_aware:
+        if not self.settings["class_aware"]:
             return maps
         classes = batch.logits.detach().softmax(1)
         return [torch.cat((one, _resized(classes, one.shape[2:])), 1) for one in maps]
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: float | Tensor) -> Tensor:
-        total = source.logits.new_zeros(())
-        measures: dict[str, Tensor] = {}
+        total, accuracies = source.logits.new_zeros(()), []
         for branch, weight in zip(_BRANCHES, self.weights, strict=True):
             if branch not in self.discriminators:
                 continue
             judged = []
-            for batch, masks in ((source, self.mask_prior), (target, False)):
+            for batch, masks in ((source, self.settings["mask_prior"]), (target, False)):
                 seen = [reverse_gradient(one, coefficient) for one in self._seen(branch, batch, masks=masks)]
                 for one, made in zip(seen, self._channels[branch], strict=True):
-                    check_made_for(f"{branch}'s discriminator", "cac", made, one.shape[1])
+                    shapes.check_made_for(f"{branch}'s discriminator", self.name, made, one.shape[1])
                 judged.append(self.discriminators[branch](seen))
-            ours, theirs = judged
-            # log(1 + exp(-d)) for the source and log(1 + exp(d)) for the target: BCE with labels 1 and 0
-            total = total + weight * (F.softplus(-ours).mean() + F.softplus(theirs).mean()) / 2
-            right = (ours > 0).float().mean() + (theirs < 0).float().mean()
-            measures[f"{branch}_accuracy"] = (right / 2).detach()
-        measures["domain_accuracy"] = torch.stack(list(measures.values())).mean()
-        self._measures = measures
+            total = total + weight * domain_loss(*judged)
+            accuracies.append(domain_accuracy(*judged))
+            self._measure(f"{branch}_accuracy", accuracies[-1])
+        self._measure("domain_accuracy", torch.stack(accuracies).mean())
         return total
 
 
@@ -190,6 +184,3 @@ def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
     known = (labels >= 0).unsqueeze(1)
     hot = F.one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
     return torch.where(known, hot, logits.softmax(1))
-
-
-ADAPTERS.add("cac", CACDomainAdversarialLoss)

@@ -1,6 +1,6 @@
 """A discriminator for maps of several resolutions: of which domain is this image, seen at all of its levels.
 
-Rules: 1-D, 2-D and 3-D maps alike; no normalisation, for contrast and brightness are what domains differ in; weights
+Rules: 2-D and 3-D maps alike; no normalisation, for contrast and brightness are what domains differ in; weights
 come from the generator that is handed in. The sizes of the maps don't matter, only their channels do, so an image of
 another size goes through the same weights.
 """
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_POOLS: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+_POOLS: dict[int, Any] = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
 class PyramidDiscriminator(nn.Module):
@@ -27,7 +27,7 @@ class PyramidDiscriminator(nn.Module):
 
     Args:
         channels: of every level, finest first.
-        dims: spatial axes, 1 to 3.
+        dims: spatial axes, 2 or 3.
         hidden_size: channels of the first convolution; the second has twice as many, and so on.
         further: convolutions behind the last level.
         generator: draws the weights.
