@@ -1,4 +1,4 @@
-"""What e2eAIOK's Model Adaptor gets wrong, one test for each mistake: the unified API by the same names has none of them."""
+"""What e2eAIOK's Model Adaptor gets wrong, a test for each mistake: the unified API of the same names is free of it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_entropy_weights_weigh_each_row_by_its_own_certainty() -> None:
             prediction = logits.softmax(0)
             logit = adapter.discriminator((prediction[:, None] * feature[None]).flatten()[None]).squeeze()
             weight = 1 + torch.exp(-torch.special.entr(prediction).sum())
-            rows.append(float(weight * F.softplus(-sign * logit)))
+            rows.append((weight * F.softplus(-sign * logit)).item())
         costs.append(rows)
     assert value.item() == pytest.approx(sum(sum(rows) / len(rows) for rows in costs), abs=1e-8)
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from kdhooks import ConfigError, Distillation
 from kdhooks.errors import UsageError
-from kdhooks.torch import DomainAdaptationLoss, KnowledgeDistillationLoss
+from kdhooks.torch import KnowledgeDistillationLoss
 from kdhooks.torch.adaptation import DANN, MCC, mcc
+from kdhooks.torch.domains import DomainAdaptationLoss
 from kdhooks.transferrable import (
     KD,
     BasicFinetunner,
@@ -314,10 +315,13 @@ def test_the_decorators_make_every_instance_transferrable() -> None:
     [
         (
             lambda: make_transferrable_with_domain_adaption(student(), CE, SECTION, False, 1.0, 0.5),
-            "transfer_strategy must be a TransferStrategy, not False; what stands behind it is best given by name, as in "
-            "enable_target_training_label=False, backbone_loss_weight=1.0, adapter_loss_weight=1.0",
+            "transfer_strategy must be a TransferStrategy, not False; what stands behind it is best given by name, as "
+            "in enable_target_training_label=False, backbone_loss_weight=1.0, adapter_loss_weight=1.0",
         ),
-        (lambda: adapting(None), "OnlyDomainAdaptionStrategy needs an adapter: by its name, as in {'DANN': {'layer': 'avgpool'}}"),
+        (
+            lambda: adapting(None),
+            "OnlyDomainAdaptionStrategy needs an adapter: by its name, as in {'DANN': {'layer': 'avgpool'}}",
+        ),
         (
             lambda: adapting(transfer_strategy=WITH_WEIGHTS),
             "FinetuneAndDomainAdaptionStrategy needs a finetunner: a BasicFinetunner",
@@ -363,8 +367,8 @@ def test_a_missing_target_batch_and_missing_labels_are_said() -> None:
     x, y = batches()[0]
     model = adapting(enable_target_training_label=True)
     told = (
-        "OnlyDomainAdaptionStrategy: the target domain's batch is missing: in training call model((source, target)), or "
-        "model(source, target_input=target)"
+        "OnlyDomainAdaptionStrategy: the target domain's batch is missing: in training call model((source, target)), "
+        "or model(source, target_input=target)"
     )
     for args in ((x,), ((x, None),)):
         with pytest.raises(UsageError, match=f"^{re.escape(told)}$"):
