@@ -76,7 +76,8 @@ class AdaptersAtWork:
         features = [tap for one in self.placed.values() for tap in one.taps]
         arguments = [tap for one in self.placed.values() for tap in one.parts.values()]
         joint = self.settings.joint_forward
-        self.both = BothDomains(bound.student, features, arguments, joint=joint, outputs=criterion.outputs)
+        reading: dict[str, Any] = {"joint": joint, "outputs": criterion.outputs, "located": criterion.located}
+        self.both = BothDomains(bound.student, features, arguments, **reading)
         self.guests = Guests(bound.student.root, bound.optimizer, "discriminators")
         self.adversaries: dict[int, Adversary] = {}
         self.kept = Predictions(self.settings.validator_rows if self.settings.validator else 0)
@@ -133,10 +134,7 @@ class AdaptersAtWork:
     def domains(self, step: Step) -> tuple[Domain, Domain]:
         """Both domains' batches at a step, of all ranks that train together; run once."""
         if self._seen is None or self._seen[0] is not step:
-            try:
-                source, target = self.both.at(step)
-            except LayerError as error:
-                raise ModelError(f"{error.message}. {error.advice}".rstrip(". ")) from None
+            source, target = self.both.at(step)
             if self.settings.gather and (group := group_of(self.bound.student.root)) is not None:
                 source, target = gathered(source, group), gathered(target, group)
             self.kept.take(target.logits)
