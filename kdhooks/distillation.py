@@ -301,9 +301,8 @@ class Distillation(Judging):
         if self._criterion is not None:
             criteria = as_criteria(self._criterion)
         else:
-            criteria = (
-                self.backend.criteria(self.conf) if distils(self.conf, self._teacher, self.pretrained_model) else ()
-            )
+            distilled = distils(self.conf, self._teacher, self.pretrained_model)
+            criteria = self.backend.criteria(self.conf) if distilled else ()
         if not any(map(adapts, criteria)):
             criteria += self.backend.adaptation(self.conf)
         return with_own_loss(one for one in criteria if of_target or not adapts(one))

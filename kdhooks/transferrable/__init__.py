@@ -4,12 +4,17 @@ A model and its loss become a `TransferrableModel`, which is thin: the work is d
 `kdhooks.Distillation`, and a loop that calls these itself gets the same.
 """
 
+from kdhooks.torch.adaptation import CACDomainAdversarialLoss
+from kdhooks.torch.transfer import BasicFinetunner
+from kdhooks.transferrable.adapters import create_adapter
 from kdhooks.transferrable.distillers import DKD, KD, BasicDistiller
 from kdhooks.transferrable.making import (
     make_transferrable,
+    make_transferrable_with_domain_adaption,
     make_transferrable_with_finetune,
     make_transferrable_with_knowledge_distillation,
     transferrable,
+    transferrable_with_domain_adaption,
     transferrable_with_finetune,
     transferrable_with_knowledge_distillation,
 )
@@ -22,15 +27,20 @@ __all__ = [
     "DKD",
     "KD",
     "BasicDistiller",
+    "BasicFinetunner",
+    "CACDomainAdversarialLoss",
     "TransferStrategy",
     "TransferrableModel",
     "TransferrableModelLoss",
     "TransferrableModelOutput",
     "TransferrableTensor",
+    "create_adapter",
     "make_transferrable",
+    "make_transferrable_with_domain_adaption",
     "make_transferrable_with_finetune",
     "make_transferrable_with_knowledge_distillation",
     "transferrable",
+    "transferrable_with_domain_adaption",
     "transferrable_with_finetune",
     "transferrable_with_knowledge_distillation",
 ]

@@ -10,6 +10,8 @@ from torch import nn
 
 from kdhooks.config.model import Schedulable
 from kdhooks.errors import UsageError
+from kdhooks.torch.transfer import BasicFinetunner
+from kdhooks.transferrable.adapters import is_adapter
 from kdhooks.transferrable.distillers import BasicDistiller
 from kdhooks.transferrable.model import TransferrableModel
 from kdhooks.transferrable.plan import Loss, Plan
@@ -78,7 +80,7 @@ def make_transferrable_with_finetune(
         UsageError: a part is missing or of the wrong kind.
         KDHooksError: nothing of the pretrained model fits.
     """
-    if finetunner is None and hasattr(loss, "finetune_network"):
+    if finetunner is None and isinstance(loss, BasicFinetunner):
         loss, finetunner = None, loss
     return make_transferrable(model, loss, finetunner, transfer_strategy=TransferStrategy.OnlyFinetuneStrategy)
 
@@ -114,6 +116,64 @@ def make_transferrable_with_knowledge_distillation(
         enable_target_training_label=enable_target_training_label,
         backbone_loss_weight=backbone_loss_weight,
         distiller_loss_weight=distiller_loss_weight,
+    )
+
+
+def make_transferrable_with_domain_adaption(
+    model: nn.Module,
+    loss: Loss | None = None,
+    adapter: Any = None,
+    transfer_strategy: TransferStrategy | None = None,
+    enable_target_training_label: bool = False,
+    backbone_loss_weight: Schedulable = 1.0,
+    adapter_loss_weight: Schedulable = 1.0,
+    *,
+    finetunner: Any = None,
+    distiller: BasicDistiller | None = None,
+    distiller_loss_weight: Schedulable = 1.0,
+) -> TransferrableModel:
+    """Let a model learn from an unlabelled target domain as well.
+
+    In training it is called with both domains, ``model((source, target))``, and so is its loss where the target has
+    labels: ``model.loss(output, (source_label, target_label))``, else ``model.loss(output, source_label)``.
+
+    Args:
+        model: the backbone.
+        loss: (output, label) -> scalar. A backbone that carries its own may leave it out, also in the short form
+            ``(model, adapter, transfer_strategy)``; what else there is, is then given by name.
+        adapter: a name (``"MCC"``), names with options (``{"DANN": {"layer": "avgpool"}}``), a list of these, an
+            instance of an adapter that needs no layer, or a `CACDomainAdversarialLoss` (of a UNet that
+            `kdhooks.torch.segmentation` knows it takes all levels); or a mapping that is a whole section
+            ``domain_adaptation``, with its ``criterion``.
+        transfer_strategy: `OnlyDomainAdaptionStrategy` where it is left out.
+        enable_target_training_label: whether the target domain has labels, which then count by the same loss.
+        backbone_loss_weight: of the backbone's loss, on both domains.
+        adapter_loss_weight: multiplies the weights that adapters have of their own.
+        finetunner: for `FinetuneAndDomainAdaptionStrategy`.
+        distiller: for `DistillationAndDomainAdaptionStrategy`; the teacher sees the source.
+        distiller_loss_weight: of the distiller's loss.
+
+    Raises:
+        UsageError: a part is missing or of the wrong kind.
+        ConfigError: an unknown adapter, or options that it has not.
+    """
+    if is_adapter(loss):
+        if adapter is not None and not isinstance(adapter, TransferStrategy):
+            raise UsageError("loss must be a function of (output, label), and an adapter stands in its place")
+        if adapter is not None and transfer_strategy is not None:
+            raise UsageError("in (model, adapter, transfer_strategy) what follows is given by name")
+        loss, adapter, transfer_strategy = None, loss, adapter or transfer_strategy
+    return make_transferrable(
+        model,
+        loss,
+        finetunner,
+        distiller,
+        adapter,
+        TransferStrategy.OnlyDomainAdaptionStrategy if transfer_strategy is None else transfer_strategy,
+        enable_target_training_label,
+        backbone_loss_weight,
+        distiller_loss_weight,
+        adapter_loss_weight,
     )
 
 
@@ -156,6 +216,11 @@ def transferrable_with_knowledge_distillation(
     """`make_transferrable_with_knowledge_distillation` as a class decorator."""
     weights = (enable_target_training_label, backbone_loss_weight, distiller_loss_weight)
     return _decorator(lambda model: make_transferrable_with_knowledge_distillation(model, loss, distiller, *weights))
+
+
+def transferrable_with_domain_adaption(loss: Any = None, adapter: Any = None, *args: Any, **more: Any) -> Decorator:
+    """`make_transferrable_with_domain_adaption` as a class decorator: the same arguments without the model."""
+    return _decorator(lambda model: make_transferrable_with_domain_adaption(model, loss, adapter, *args, **more))
 
 
 def _decorator(make: Callable[[nn.Module], TransferrableModel]) -> Decorator:

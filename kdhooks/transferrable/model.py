@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdhooks import Distillation
 from kdhooks.criterion import teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.torch.backend import BACKEND
+from kdhooks.torch.domains.both import first_rows, joined, rows_of
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.taps import drop_dead_hooks
 from kdhooks.transferrable.distillers import STUDENT, BasicDistiller
-from kdhooks.transferrable.hooks import hooks_of, parts_of
+from kdhooks.transferrable.hooks import Hooks
 from kdhooks.transferrable.plan import Loss, Plan
 from kdhooks.transferrable.strategy import TransferStrategy
 from kdhooks.transferrable.tensors import (
@@ -74,9 +76,14 @@ class TransferrableModel(nn.Module):
         self._pending: Given | None = None
         if plan.finetunner is not None:
             plan.finetunner.finetune_network(backbone)
-        self.hooks = hooks_of(backbone, plan)
+        self._hooks = Hooks(backbone, self.loss_function, plan)
 
     # ---- the names of Model Adaptor ----------------------------------------------------------------
+
+    @property
+    def hooks(self) -> Distillation:
+        """What does the work."""
+        return self._hooks.distillation
 
     @property
     def transfer_strategy(self) -> TransferStrategy | None:
@@ -135,8 +142,7 @@ class TransferrableModel(nn.Module):
         given = self._given(args, kwargs, target_input)
         if not self.attached:
             self.hooks.on_train_begin()
-        args, kwargs = as_call(given.source)
-        output = self.backbone(*args, **kwargs)
+        output = self._forward(given)
         self._pending = given
         return output if torch.compiler.is_compiling() else output_with_input(output, given)
 
@@ -169,18 +175,25 @@ class TransferrableModel(nn.Module):
         loss = self._student_loss(output, source)
         more = {"target": source if isinstance(source, Tensor) else None, **self._saved(given.source), **more}
         if given.target is not None:
-            more |= self._of_target(given.target, target)
-        total = self.hooks.on_after_compute_loss(given.source, output, loss, **more)
-        return parts_of(self.hooks, self.plan, total)
+            more = {"target_input": given.target, "target_labels": self._of_target(target), **more}
+        return self._hooks.with_parts(self.hooks.on_after_compute_loss(given.source, output, loss, **more))
 
     @property
     def attached(self) -> bool:
         """Whether the hooks are on the backbone."""
-        run = self.hooks._run
-        return run is not None and run.attached
+        return self._hooks.attached
 
     def _trains(self) -> bool:
         return self.training and torch.is_grad_enabled()
+
+    def _forward(self, given: Given) -> Any:
+        """The backbone's output for the source; with both domains in one batch its first rows."""
+        if not self._hooks.joint:
+            args, kwargs = as_call(given.source)
+            return self.backbone(*args, **kwargs)
+        args, kwargs = as_call(joined(given.source, given.target))
+        rows = rows_of(given.source, "input"), rows_of(given.target, "target_input")
+        return first_rows(self.backbone(*args, **kwargs), *rows)
 
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], target: Any) -> Given:
         """The input of the backbone and the target domain's."""
@@ -221,8 +234,16 @@ class TransferrableModel(nn.Module):
             return {}
         return {"teacher_output": distiller(source)}
 
-    def _of_target(self, given: Any, label: Any) -> dict[str, Any]:
-        return {"target_input": given}
+    def _of_target(self, label: Any) -> Any:
+        """The labels of the target domain, where they are used."""
+        if not self.enable_target_training_label:
+            return None
+        if label is None:
+            raise UsageError(
+                f"{self.plan.name}: enable_target_training_label=True needs labels of the target domain: "
+                "loss(output, (source_label, target_label))"
+            )
+        return label
 
     # ---- a module like any other -------------------------------------------------------------------
 
@@ -265,12 +286,14 @@ class TransferrableModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle begins anew: it has the plan, and no run."""
-        return {**vars(self), "hooks": None, "_pending": None}
+        return {**vars(self), "_hooks": None, "_pending": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         drop_dead_hooks(*self.backbone.modules())
-        self.hooks = hooks_of(self.backbone, self.plan)
+        if self.finetunner is not None:
+            self.finetunner.freeze_network(self.backbone)
+        self._hooks = Hooks(self.backbone, self.loss_function, self.plan)
 
     def extra_repr(self) -> str:
         """The strategy and its parts."""

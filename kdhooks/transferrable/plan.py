@@ -12,6 +12,7 @@ from torch import Tensor
 from kdhooks.config.model import Schedulable
 from kdhooks.errors import UsageError
 from kdhooks.schedules import parse_schedule
+from kdhooks.torch.transfer import BasicFinetunner
 from kdhooks.transferrable.distillers import BasicDistiller
 from kdhooks.transferrable.strategy import TransferStrategy
 
@@ -39,7 +40,7 @@ class Plan:
     """
 
     strategy: TransferStrategy | None = None
-    finetunner: Any = None
+    finetunner: BasicFinetunner | None = None
     distiller: BasicDistiller | None = None
     adapter: Any = None
     enable_target_training_label: bool | None = None
@@ -86,8 +87,14 @@ class Plan:
 
     def _check_kinds(self) -> None:
         finetunner, distiller = self.finetunner, self.distiller
-        if finetunner is not None and not hasattr(finetunner, "finetune_network"):
+        if finetunner is not None and not isinstance(finetunner, BasicFinetunner):
             raise UsageError(f"the finetunner must be a BasicFinetunner, not {_kind(finetunner)}")
+        later = ("unfreeze", "lr_factors", "l2_sp", "delta")
+        asked = [] if finetunner is None else [name for name in later if getattr(finetunner.settings, name)]
+        if asked:
+            raise UsageError(
+                f"BasicFinetunner({asked[0]}=...) acts during a run: write it in the section finetune of a Distillation"
+            )
         if distiller is not None and not isinstance(distiller, BasicDistiller):
             raise UsageError(
                 f"the distiller must be a BasicDistiller, KD or DKD, not {_kind(distiller)}: KD(teacher) makes one"
