@@ -34,7 +34,7 @@ class UNetLevels:
 
     @property
     def all(self) -> list[str]:
-        """The encoder's and then the decoder's: ``layers:`` of CAC, whose ``encoder_levels:`` is how many come first."""
+        """The encoder's and then the decoder's: ``layers:`` of CAC; its ``encoder_levels:`` is how many come first."""
         return [*self.encoder, *self.decoder]
 
 
