@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks.adaptation import a_distance
 from kdhooks.config.layer_taps import LayerTap
 from kdhooks.config.model import Named
 from kdhooks.criterion import Step
@@ -160,7 +159,8 @@ class AdaptersAtWork:
         adapter, adversary = self.placed[index].adapter, self.adversaries.get(index)
         coefficient = self.settings.reversal(self.criterion.steps)
         if adversary is None:
-            return adapter(source, target, coefficient=coefficient)
+            value: Tensor = adapter(source, target, coefficient=coefficient)
+            return value
         if self.training:
             adversary.train(source, target)
         return adversary.against(source, target, coefficient)
@@ -169,7 +169,7 @@ class AdaptersAtWork:
         """What an adapter measured at its last loss."""
         found = dict(self.placed[index].adapter.measures())
         if self.settings.a_distance and "domain_accuracy" in found:
-            found["a_distance"] = a_distance(found["domain_accuracy"])
+            found["a_distance"] = 2 * (1 - 2 * (1 - found["domain_accuracy"]))  # as kdhooks.adaptation.a_distance
         return found
 
     def labelled(self, step: Step) -> Tensor:
@@ -235,8 +235,8 @@ class AdaptersAtWork:
         adapt_batch_norm(self.bound.student.root, ((given,) for given in batches))
 
     def end_epoch(self) -> None:
-        """The next epoch's predictions begin."""
-        self.kept.clear()
+        """The next step's predictions are those of another epoch."""
+        self.kept.end()
 
     # ---- state -------------------------------------------------------------------------------------
 
