@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -253,12 +253,15 @@ class TransferrableModel(nn.Module):
         What the hooks hold (discriminators, counters) is in ``hooks.state_dict()``.
         """
         if args:  # as torch's own, which takes them by position too
-            destination, prefix, keep_vars = (*args, *(destination, prefix, keep_vars)[len(args) :])
+            given: list[Any] = [*args, *[destination, prefix, keep_vars][len(args) :]]
+            destination, prefix, keep_vars = given
         return self.backbone.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state of the backbone, or one whose names begin with ``backbone.``."""
-        return self.backbone.load_state_dict(self._bare_names(state_dict, ""), strict=strict, assign=assign)
+        bare = self._bare_names(state_dict, "")
+        same = list(bare) == list(state_dict)  # then with torch's own notes beside it
+        return self.backbone.load_state_dict(state_dict if same else bare, strict=strict, assign=assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """As a part of another module: the names in a state are the backbone's, those of modules are ours."""
@@ -277,7 +280,7 @@ class TransferrableModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransferrableModel:
         """What moves the backbone moves the teacher and the loss too."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         teacher = None if self.distiller is None else self.distiller.pretrained_model
         for module in (*teachers_by_name(teacher).values(), self.loss_function):
             if isinstance(module, nn.Module):
@@ -289,7 +292,7 @@ class TransferrableModel(nn.Module):
         return {**vars(self), "_hooks": None, "_pending": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         drop_dead_hooks(*self.backbone.modules())
         if self.finetunner is not None:
             self.finetunner.freeze_network(self.backbone)
@@ -320,7 +323,7 @@ def _checked(loss: Any) -> Loss:
             f"the loss {type(loss).__name__} has parameters of its own, which belong into the backbone: make it the "
             "method loss of a module that holds both, and leave loss out"
         )
-    return loss
+    return cast(Loss, loss)
 
 
 class BackboneLoss:
