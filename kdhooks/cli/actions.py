@@ -15,6 +15,7 @@ from typing import Any
 from kdhooks.backend import backend_of, load_backend
 from kdhooks.cli import factories
 from kdhooks.config import DistillationConf
+from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
 from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.messages import is_rank_zero, logger
@@ -27,7 +28,7 @@ def demo(arguments: Namespace) -> int:
     """Run the demonstration."""
     with _framework("the demo"):
         main = import_module("kdhooks.demo").main
-    with _messages():
+    with messages():
         main(seeds=arguments.seeds, out=arguments.out, quick=arguments.quick)
     return 0
 
@@ -77,8 +78,11 @@ def layers(arguments: Namespace) -> int:
 
 def _taps(file: str, role: str) -> list[tuple[str, Any]]:
     """The layers of one model that a configuration names."""
-    criteria = DistillationConf(file).settings.distillation.train.criterion
+    settings = DistillationConf(file).settings
+    criteria = settings.distillation.train.criterion
     taps = [tap for named in criteria for tap in taps_of(named.name, named.options, role)]
+    if role == "student" and settings.domain_adaptation is not None:
+        taps += adapted_layers(settings.domain_adaptation)
     if not taps:
         raise UsageError(f"{file} names no layer of a {role}")
     return taps
@@ -86,8 +90,8 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
 
 def check(arguments: Namespace) -> int:
     """Print the report of `Distillation.check`; 2 where something is surely wrong."""
-    with _messages():
-        report = _distiller(arguments).check(batches=arguments.batches)
+    with messages():
+        report = distiller_of(arguments).check(batches=arguments.batches)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else 2
 
@@ -100,7 +104,7 @@ def suggest(arguments: Namespace) -> int:
 
     if len(arguments.teacher) != 1:
         raise UsageError(f"layers are compared with those of one teacher, and {len(arguments.teacher)} are named")
-    distiller = _distiller(arguments)
+    distiller = distiller_of(arguments)
     found: LayerSimilarity = distiller.backend.similarity(distiller, arguments.batches)
     chosen = found.suggested(arguments.pairs)
     picture = found.plot(arguments.out / "similarity.png", chosen)
@@ -124,8 +128,8 @@ def suggest(arguments: Namespace) -> int:
 
 def fit(arguments: Namespace) -> int:
     """Train, and say where everything is."""
-    with _messages():
-        distiller = _distiller(arguments)
+    with messages():
+        distiller = distiller_of(arguments)
         kinds = WEIGHT_FILES[distiller.backend.name]
         out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
         _writable(out, kinds)
@@ -153,7 +157,7 @@ def _report(distiller: Any, named: str | None) -> Path | None:
     return path
 
 
-def _distiller(arguments: Namespace) -> Any:
+def distiller_of(arguments: Namespace) -> Any:
     """The `Distillation` that the arguments describe."""
     from kdhooks.distillation import Distillation
 
@@ -268,7 +272,7 @@ def _framework(purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def messages() -> Iterator[None]:
     """Messages and tables of the package go to standard output, as they are, while a command runs."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

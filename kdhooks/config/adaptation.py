@@ -14,7 +14,7 @@ from kdhooks.adaptation import ADAPTER_RULES, AdapterRules, WarmStart
 from kdhooks.config import leaves as a
 from kdhooks.config.expressions import Wrong
 from kdhooks.config.known import VALIDATORS
-from kdhooks.config.layer_taps import layer_tap
+from kdhooks.config.layer_taps import LayerTap, layer_tap
 from kdhooks.config.model import AdaptationSettings, AdversarySettings, Named
 from kdhooks.config.rules import ListOf, Report, Schedulable
 from kdhooks.config.sections import Key, Law, Names, Section
@@ -210,3 +210,13 @@ def _has_adapters(values: Mapping[str, Any], path: str, report: Report) -> None:
 def _settings(*, validator: Any = (), **values: Any) -> AdaptationSettings:
     names = (validator,) if isinstance(validator, str) else tuple(validator or ())
     return AdaptationSettings(validator=names, **values)
+
+
+def adapted_layers(settings: AdaptationSettings) -> list[tuple[str, LayerTap]]:
+    """What adapters look at in the student: the place of each in the configuration, and the layer."""
+    found = []
+    for named in settings.criterion:
+        found += [(tap.path, tap) for tap in named.options["layers"]]
+        parts = [(part, named.options[part]) for part in ("encoder", "head")]
+        found += [(f"{named.path}.{part}", LayerTap(name, input=True)) for part, name in parts if name is not None]
+    return found

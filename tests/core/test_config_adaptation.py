@@ -6,6 +6,7 @@ import pytest
 
 from kdhooks.adaptation import WarmStart
 from kdhooks.config import DistillationConf, load
+from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.model import AdaptationSettings, AdversarySettings, Named
 from kdhooks.errors import ConfigError
 
@@ -131,3 +132,13 @@ def test_a_program_changes_it_by_path():
     found = conf.settings.domain_adaptation
     assert (found.criterion[0].options["weight"], found.joint_forward) == (0.25, True)
     assert conf.domain_adaptation.reversal.alpha == 10.0
+
+
+def test_the_layers_that_adapters_look_at():
+    found = adapted_layers(section(criterion={"ADDA": {"layer": "body.2", "encoder": "body"}, "MCD": {"head": "fc"}}))
+    at = "domain_adaptation.criterion"
+    assert [(path, str(tap)) for path, tap in found] == [
+        (f"{at}.ADDA.layer", "'body.2'"),
+        (f"{at}.ADDA.encoder", "'body' (its input)"),
+        (f"{at}.MCD.head", "'fc' (its input)"),
+    ]

@@ -29,6 +29,10 @@ def states() -> list[Any]:
     return [random.getstate(), numpy.random.get_state(legacy=True)[1].tolist(), torch.get_rng_state().tolist()]
 
 
+def test_every_method_is_there() -> None:
+    assert set(OURS) == set(ADAPTER_RULES) - {"cac"}
+
+
 @every
 def test_the_table_says_what_the_rules_say(name: str) -> None:
     made, rules = ADAPTERS[name], ADAPTER_RULES[name]

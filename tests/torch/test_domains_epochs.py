@@ -12,7 +12,9 @@ from torch import nn
 
 from kdhooks import Distillation
 from kdhooks.domains import validate
+from kdhooks.torch.evaluation import score_is_higher_better
 from tests.torch.domain_runs import conf, data, equal, one, student, train
+from tests.torch.test_no_sync import NoLooking
 
 
 def test_a_validator_chooses_the_best_epoch_of_a_bare_loop() -> None:
@@ -156,3 +158,36 @@ class Keyword(nn.Module):
 
     def forward(self, x: Any) -> Any:
         return self.inner.head(input=self.inner.body(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"joint_forward": True}, {"alternating": True}], ids=str)
+def test_no_step_waits_for_the_device(options: Any) -> None:
+    model = student()
+    adversary = {"optimizer": {"SGD": {"learning_rate": 0.1}}}  # Adam counts in a tensor of the host
+    layers = {"DANN": {"layer": "body.2"}, "CDAN": {"layer": "body.2"}, "MK_MMD": {"layer": "body.2"}}
+    criterion = {**layers, "MCC": {}, "MCD": {"head": "head"}, "MDD": {"head": "head"}, "entropy": {}}
+    settings = conf(criterion, validator="snd", a_distance=True, adversary=adversary, **options)
+    labels = torch.tensor([0, -100, 1, 2, -100, -100])
+    with Distillation(settings, student_model=model) as distiller:
+        one(distiller, model, data(1)[0])  # makes what adapters own
+        x, y, t = data(1)[0]
+        output = model(x)
+        loss = F.cross_entropy(output, y)
+        with NoLooking():
+            given = {"target": y, "target_input": t, "target_labels": labels}
+            distiller.on_after_compute_loss(x, output, loss, **given).backward()
+            distiller.on_step_end()
+
+
+@pytest.mark.parametrize(("validator", "higher"), [("entropy", False), (["snd", "entropy"], True), ([], None)])
+def test_a_plateau_follows_the_first_validator(validator: Any, higher: bool | None) -> None:
+    with Distillation(conf(validator=validator), student_model=student()) as distiller:
+        assert score_is_higher_better(distiller) is higher
+
+
+def test_a_profile_counts_the_target_s_forward() -> None:
+    model = student()
+    with Distillation(conf(), student_model=model) as distiller, distiller.profile() as ledger:
+        train(distiller, model, torch.optim.SGD(model.parameters(), lr=0.1), data(4))
+    found = ledger.to_dict()
+    assert found["counts"]["losses"] == 4 and found["parts"]["losses"]["sum"] > 0

@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import AdaptationSettings
 from kdhooks.torch.adaptation import Adapter, DomainBatch
 from kdhooks.torch.adaptation.features import full_precision
-from kdhooks.torch.domains.ranks import group_of
+from kdhooks.torch.domains.ranks import Together
 from kdhooks.torch.guests import average
 from kdhooks.torch.optimizers import named_optimizer
 
@@ -29,15 +29,15 @@ class Adversary:
     Args:
         adapter: built for its shapes.
         conf: says how many steps, and which optimizer.
-        student: whose ranks train together.
+        group: the ranks that train together.
 
     Raises:
         ConfigError: an unknown optimizer, or options that it has not.
     """
 
-    def __init__(self, adapter: Adapter, conf: DistillationConf, student: nn.Module) -> None:
+    def __init__(self, adapter: Adapter, conf: DistillationConf, group: Together) -> None:
         settings = (conf.settings.domain_adaptation or AdaptationSettings()).adversary
-        self._adapter, self._steps, self._student = adapter, settings.steps, student
+        self._adapter, self._steps, self._group = adapter, settings.steps, group
         self.parameters = [parameter for parameter in adapter.parameters() if parameter.requires_grad]
         self.optimizer = named_optimizer(conf, settings.optimizer, self.parameters)
 
@@ -50,7 +50,7 @@ class Adversary:
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
                 parameter.grad = gradient
-            group = group_of(self._student)
+            group = self._group()
             if group is not None:
                 average(self.parameters, group)
             self.optimizer.step()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -20,16 +19,24 @@ from kdhooks.torch.domains.both import Domain
 from kdhooks.torch.guests import process_group
 from kdhooks.torch.wrappers import living
 
-_GROUPS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
+class Together:
+    """The ranks that train a student together, found when they are first asked for.
 
-def group_of(student: nn.Module) -> Any:
-    """The ranks that train this student together, or None; found at the first call."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return None
-    if student not in _GROUPS:
-        _GROUPS[student] = process_group(student, living(DistributedDataParallel))
-    return _GROUPS[student]
+    Args:
+        student: the user's own model, which DistributedDataParallel may stand around by then.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        self._student, self._found, self._group = student, False, None
+
+    def __call__(self) -> Any:
+        """Their process group, or None."""
+        if not self._found:
+            self._found = True
+            if dist.is_available() and dist.is_initialized():
+                self._group = process_group(self._student, living(DistributedDataParallel))
+        return self._group
 
 
 def gathered(domain: Domain, group: Any) -> Domain:
@@ -47,7 +54,7 @@ def gathered(domain: Domain, group: Any) -> Domain:
     )
 
 
-class _Together(torch.autograd.Function):
+class _AllRows(torch.autograd.Function):
     """All ranks' rows; backward is the sum of all ranks' gradients for the own rows."""
 
     @staticmethod
@@ -67,5 +74,5 @@ class _Together(torch.autograd.Function):
 
 def together(rows: Tensor, group: Any) -> Tensor:
     """The rows [N, ...] of all ranks as [N * ranks, ...]."""
-    made: Tensor = _Together.apply(rows.contiguous(), group)  # type: ignore[no-untyped-call]
+    made: Tensor = _AllRows.apply(rows.contiguous(), group)  # type: ignore[no-untyped-call]
     return made

@@ -26,7 +26,7 @@ from kdhooks.torch.domains.adversary import Adversary
 from kdhooks.torch.domains.both import BothDomains, Domain
 from kdhooks.torch.domains.labels import labelled_loss
 from kdhooks.torch.domains.predictions import Predictions
-from kdhooks.torch.domains.ranks import gathered, group_of
+from kdhooks.torch.domains.ranks import Together, gathered
 from kdhooks.torch.guests import Guests
 from kdhooks.torch.outputs import as_call, logits_of
 from kdhooks.torch.wrappers import find_layer
@@ -78,6 +78,7 @@ class AdaptersAtWork:
         reading: dict[str, Any] = {"joint": joint, "outputs": criterion.outputs, "located": criterion.located}
         self.both = BothDomains(bound.student, features, arguments, **reading)
         self.guests = Guests(bound.student.root, bound.optimizer, "discriminators")
+        self.group = Together(bound.student.root)
         self.adversaries: dict[int, Adversary] = {}
         self.kept = Predictions(self.settings.validator_rows if self.settings.validator else 0)
         self._built: list[int] = []
@@ -134,7 +135,8 @@ class AdaptersAtWork:
         """Both domains' batches at a step, of all ranks that train together; run once."""
         if self._seen is None or self._seen[0] is not step:
             source, target = self.both.at(step)
-            if self.settings.gather and (group := group_of(self.bound.student.root)) is not None:
+            group = self.group() if self.settings.gather else None
+            if group is not None:
                 source, target = gathered(source, group), gathered(target, group)
             self.kept.take(target.logits)
             self._seen = step, source, target
@@ -190,8 +192,7 @@ class AdaptersAtWork:
         one.shapes = {"source": _shapes(source), "target": _shapes(target)}
         self._built.append(index)
         if self.settings.alternating and one.adapter.adversarial and self._trainable(index):
-            root = self.bound.student.root
-            self.adversaries[index] = Adversary(one.adapter, self.criterion.conf, root)
+            self.adversaries[index] = Adversary(one.adapter, self.criterion.conf, self.group)
 
     def _trainable(self, index: int) -> list[nn.Parameter]:
         return [parameter for parameter in self.placed[index].adapter.parameters() if parameter.requires_grad]
