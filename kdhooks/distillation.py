@@ -36,7 +36,8 @@ class Distillation(Judging):
         teacher_model: one model, a list of models, or a mapping of models by name.
 
     Attributes:
-        pretrained_model: kept for weight transfer, which is not part of this release.
+        pretrained_model: a model, a state_dict or a file whose weights the student begins with; None takes the
+            YAML's ``finetune.pretrained``.
         optimizer: what `fit()` uses and the history reads the learning rate from; None takes the YAML's.
         train_dataloader, eval_dataloader: what `fit()` iterates over; None takes the YAML's.
         target_dataloader, target_eval_dataloader: the target domain's, for `fit()` and for validators and AdaBN.
@@ -89,12 +90,15 @@ class Distillation(Judging):
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
         criteria = self.summed()
+        finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
+        if finetuning is not None:  # before a teacher that begins as the student is made
+            self._transferred, criteria = finetuning.done, (*criteria, *finetuning.criteria)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin(ReplayedEpochs(self))
+            self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
@@ -297,7 +301,8 @@ class Distillation(Judging):
         if self._criterion is not None:
             criteria = as_criteria(self._criterion)
         else:
-            criteria = self.backend.criteria(self.conf) if distils(self.conf, self._teacher) else ()
+            distilled = distils(self.conf, self._teacher, self.pretrained_model)
+            criteria = self.backend.criteria(self.conf) if distilled else ()
         if not any(map(adapts, criteria)):
             criteria += self.backend.adaptation(self.conf)
         return with_own_loss(one for one in criteria if of_target or not adapts(one))

@@ -123,6 +123,12 @@ class TensorFlowBackend:
         finally:
             self.set_rng_state(before)
 
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """None: there is nothing to transfer; UsageError where there is."""
+        if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
+            return None
+        raise UsageError("weight transfer in TensorFlow is not part of this release of kdhooks")
+
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""
         return Monitor(strategy_of(student))

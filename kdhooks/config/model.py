@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdhooks.adaptation import WarmStart
+from kdhooks.config.finetune_settings import FinetuneSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a model computes in."""
@@ -294,6 +295,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     device: str = "auto"
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    finetune: FinetuneSettings | None = None
     domain_adaptation: AdaptationSettings | None = None
     evaluation: EvaluationSettings | None = None
     tuning: TuningSettings = field(default_factory=TuningSettings)

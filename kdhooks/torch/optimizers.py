@@ -8,7 +8,7 @@ rate that a schedule multiplies stays there as ``initial_lr``, where torch's own
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,13 +33,18 @@ for _name, _kind in vars(torch.optim).items():
 
 
 def build_optimizer(
-    conf: DistillationConf, parameters: Iterable[nn.Parameter], *, fused: bool = False
+    conf: DistillationConf,
+    parameters: Iterable[nn.Parameter],
+    by_factor: Mapping[float, list[nn.Parameter]] | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer that ``distillation.train.optimizer`` names, over those parameters that are trained.
 
     Args:
         conf: the configuration.
         parameters: of the student.
+        by_factor: the same in groups, by the factor of their learning rate; None is one group.
         fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
@@ -49,11 +54,21 @@ def build_optimizer(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
-    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained, fused=fused)
+    groups = None if by_factor is None else [{"params": several} for several in by_factor.values()]
+    named = conf.settings.distillation.train.optimizer
+    optimizer = named_optimizer(conf, named, trained, groups, fused=fused)
+    for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
+        group["lr"] = group["lr"] * factor
+    return optimizer
 
 
 def named_optimizer(
-    conf: DistillationConf, named: Named, trained: list[nn.Parameter], *, fused: bool = False
+    conf: DistillationConf,
+    named: Named,
+    trained: list[nn.Parameter],
+    groups: Sequence[dict[str, Any]] | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer of a name, over these parameters.
 
@@ -61,6 +76,7 @@ def named_optimizer(
         conf: the configuration, for the places of problems.
         named: name and options.
         trained: the parameters.
+        groups: the same in groups; None is one group.
         fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
@@ -71,11 +87,15 @@ def named_optimizer(
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
+
+    def given() -> Any:  # anew each time: an optimizer writes its defaults into the groups
+        return trained if groups is None else [dict(group) for group in groups]
+
     try:
         if fused and fusing(kind, options, trained):
             with suppress(RuntimeError):  # a torch that has no such kernel for these weights
-                return kind(trained, **options | {"fused": True})
-        return kind(trained, **options)
+                return kind(given(), **options | {"fused": True})
+        return kind(given(), **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
 
