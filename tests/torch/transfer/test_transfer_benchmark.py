@@ -18,9 +18,9 @@ def test_both_sides_write_the_same_weights() -> None:
     }
 
 
-def test_a_state_of_eighty_megabytes_leaves_no_trace_of_that_size() -> None:
-    options = argparse.Namespace(millions=20, threads=1)
-    assert transfer.in_a_process("transfer", options, "module.") < 20
+def test_a_state_of_many_megabytes_leaves_no_trace_of_that_size() -> None:
+    options = argparse.Namespace(millions=40, threads=1)  # 160 MB; what import left is below 40
+    assert transfer.in_a_process("transfer", options, "module.") < 80
 
 
 def test_the_page_has_both_cases_and_the_goals() -> None:
