@@ -8,6 +8,7 @@ keeps what the source has nothing for. Interpolation is that of Pillow and of `t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +84,7 @@ def decide(action: Mismatch, name: str, source: Shape, target: Shape, layout: La
     if action == "repeat":
         return _repeat(axes, source, target, layout)
     channels = {layout.inputs % 4, layout.classes % 4}
-    meant = named or "pos" in name.casefold()
+    meant = named or _is_position(name)
     return _interpolate(action, name, axes, source, target, meant=meant, spatial=channels.isdisjoint(axes))
 
 
@@ -99,6 +100,16 @@ def _repeat(axes: tuple[int, ...], source: Shape, target: Shape, layout: Layout)
     if not inputs and source[axes[0]] > target[axes[0]]:
         raise Unfit("repeat makes an axis longer, and this one is shorter here")
     return Resize("repeat", "repeat, the sum over input channels kept" if inputs else "repeat", axes, inputs)
+
+
+def _is_position(name: str) -> bool:
+    """Whether a name says that a tensor holds positions, as pos_embed, embed_positions and wpe do.
+
+    >>> [_is_position(name) for name in ("vit.pos_embed", "embed_positions.weight", "transposed.weight")]
+    [True, True, False]
+    """
+    words = re.split("[^a-z0-9]+", name.casefold())
+    return any(word in ("pos", "wpe") or word.startswith(("position", "posemb")) for word in words)
 
 
 def _interpolate(
