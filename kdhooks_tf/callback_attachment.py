@@ -18,6 +18,7 @@ import tensorflow as tf
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks_tf.callback_backup import Backups
+from kdhooks_tf.callback_domains import END_OF_DATA, PairedSteps, TargetBatches
 from kdhooks_tf.callback_means import ComponentMeans
 from kdhooks_tf.callback_shims import Shims
 from kdhooks_tf.callback_target import labels
@@ -27,7 +28,6 @@ from kdhooks_tf.stored_dataset import without_stored
 
 _MARK = "kdhooks"
 _ARGUMENTS = ("x", "y", "y_pred", "sample_weight")
-_END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 class Attachment:
@@ -37,14 +37,16 @@ class Attachment:
         model: compiled and built.
         distiller: its `kdhooks.Distillation`.
         backups: where the state is saved beside the model's.
+        target: a dataset of the target domain's batches, or None.
 
     Attributes:
         attached: between `attach` and `detach`.
         ended: the number of the epoch that would come next and the state of the distiller, once detached.
     """
 
-    def __init__(self, model: Any, distiller: Any, backups: Backups) -> None:
+    def __init__(self, model: Any, distiller: Any, backups: Backups, target: Any = None) -> None:
         self.attached = False
+        self._targets = None if target is None else TargetBatches(target, strategy_of(model))
         self.ended: tuple[int, dict[str, Any]] | None = None
         self._model, self._distiller, self._backups = model, distiller, backups
         self._shims = Shims(model)
@@ -132,6 +134,8 @@ class Attachment:
     def _make_train_function(self) -> None:
         _make_anew(self._model)
         inner = self._model.train_function
+        if self._targets is not None:
+            inner = PairedSteps(self._model, self._targets, lambda batch: setattr(self._here, "target", batch))
 
         def train_function(iterator: Any) -> Any:
             self._stepping = True
@@ -143,7 +147,7 @@ class Attachment:
                 with ledger.border("end"):  # that of on_step_end is seen in the tracing only
                     pass
                 return logs
-            except _END_OF_DATA:
+            except END_OF_DATA:
                 raise
             except BaseException:
                 self.detach()
