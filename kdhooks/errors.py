@@ -41,6 +41,23 @@ class LayerError(ModelError):
         return f"{self.message}. {self.advice}".rstrip(". ") if self.advice else self.message
 
 
+class TransferError(ModelError):
+    """Weights that can't be transferred, before the place of that wish in the configuration is known.
+
+    Attributes:
+        key: of ``finetune``, whose value is at fault; empty for the whole section.
+        message: what is wrong, in one sentence without a full stop.
+        advice: one thing to do about it.
+    """
+
+    def __init__(self, message: str, advice: str = "", *, key: str = "") -> None:
+        super().__init__(message, advice)
+        self.message, self.advice, self.key = message, advice, key
+
+    def __str__(self) -> str:
+        return f"{self.message}. {self.advice}".rstrip(". ") if self.advice else self.message
+
+
 class MatcherError(ModelError):
     """No feature matcher of this name fits these shapes; the message says why."""
 

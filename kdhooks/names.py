@@ -7,6 +7,7 @@ says more than its beginning, so names that end alike come first here.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -54,6 +55,34 @@ def did_you_mean(name: str, known: Iterable[str], *, what: str = "Known names") 
     if near is not None:
         return f"Did you mean {near!r}?"
     return f"{what}: {', '.join(names)}" if names else ""
+
+
+_WILD = re.compile(r"\*|\?|\[!?[^\]]+\]")
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """The names that a pattern means: a name with ``*``, ``?`` and ``[...]``, or ``re:`` and a regular expression.
+
+    It must fit the whole name, or the name of something above it: ``layer1`` means all that is in it, and not
+    ``layer10``. What stands between the parts of a name, ``.`` or ``/``, is fitted by ``*`` as well.
+
+    Raises:
+        re.error: no regular expression.
+
+    >>> [name for name in ("layer1.0.weight", "layer10.0.weight") if pattern_of("layer1.*").fullmatch(name)]
+    ['layer1.0.weight']
+    """
+    if text.startswith("re:"):
+        body = text.removeprefix("re:")
+    else:
+        wild = [_wildcard(found[0]) for found in _WILD.finditer(text)] + [""]
+        body = "".join(re.escape(plain) + sign for plain, sign in zip(_WILD.split(text), wild, strict=True))
+    return re.compile(f"(?:{body})(?:[./].*)?", re.DOTALL)
+
+
+def _wildcard(sign: str) -> str:
+    inner = sign[1:-1]
+    return {"*": ".*", "?": "."}.get(sign) or f"[{'^' + inner[1:] if inner.startswith('!') else inner}]"
 
 
 class Table(Generic[Entry]):

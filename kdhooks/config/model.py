@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdhooks.config.finetune_settings import FinetuneSettings
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a model computes in."""
 
@@ -242,5 +244,6 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     device: str = "auto"
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    finetune: FinetuneSettings | None = None
     evaluation: EvaluationSettings | None = None
     tuning: TuningSettings = field(default_factory=TuningSettings)

@@ -12,7 +12,6 @@ NOT_YET = frozenset(
     {
         "auto_distillation",
         "domain_adaptation",
-        "finetune",
     }
 )
 """What the design has and this release has not; a release that adds one takes it out here."""

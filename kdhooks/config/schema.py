@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 from kdhooks.config import laws
 from kdhooks.config import leaves as a
 from kdhooks.config.criteria import CRITERION
+from kdhooks.config.finetune import FINETUNE
 from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
 from kdhooks.config.rules import Report
 from kdhooks.config.sections import Key, Law, Names, Section
@@ -170,6 +171,7 @@ ROOT = Section(
         Key("model", _MODEL, {}, "names and framework"),
         Key("device", a.DEVICE, "auto", "auto, cpu, gpu, or one by number as in cuda:1"),
         Key("distillation", _DISTILLATION, {}, "the student learns from the teacher"),
+        Key("finetune", FINETUNE, None, "the student begins with the weights of a pretrained model"),
         Key(
             "evaluation",
             Section(

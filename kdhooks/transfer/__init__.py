@@ -1,0 +1,28 @@
+"""Weight transfer, as far as no framework matters: names, shapes, resizing in NumPy, the report, freezing by pattern.
+
+A backend hands the shapes of both sides to `plan`, does its moves with `resized`, and keeps ``plan.report``.
+"""
+
+from __future__ import annotations
+
+from kdhooks.transfer.freezing import chosen, factor_of, frozen_at, grouped
+from kdhooks.transfer.matching import Move, Plan, check_patterns, plan
+from kdhooks.transfer.report import STATUSES, Entry, TransferReport
+from kdhooks.transfer.resizing import Layout, Resize, resized
+
+__all__ = [
+    "STATUSES",
+    "Entry",
+    "Layout",
+    "Move",
+    "Plan",
+    "Resize",
+    "TransferReport",
+    "check_patterns",
+    "chosen",
+    "factor_of",
+    "frozen_at",
+    "grouped",
+    "plan",
+    "resized",
+]
