@@ -238,12 +238,74 @@ class TuningSettings:
 
 
 @dataclass(frozen=True)
+class ReversalSettings:
+    """``domain_adaptation.reversal``: the warm start of the reversed gradient's coefficient.
+
+    low + (high - low) * (2 / (1 + exp(-alpha p)) - 1), p the share of `steps` that is over (Ganin & Lempitsky 2015).
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    alpha: float = 10.0
+    steps: int = 1000
+
+
+@dataclass(frozen=True)
+class AdversarySettings:
+    """``domain_adaptation.adversary``: the adversary's own steps where ``alternating`` is true."""
+
+    steps: int = 1
+    optimizer: Named = field(default_factory=lambda: Named("Adam", {"learning_rate": 0.001}))
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """``domain_adaptation``: what aligns the student's source and target domain.
+
+    Attributes:
+        criterion: adapters; the options of each are ``layers`` (of `LayerTap`), ``weight``, ``encoder``, ``head`` and
+            ``options``, those that are its own.
+        joint_forward: whether both domains go through the student in one batch.
+        alternating: whether adversaries take steps of their own.
+        adversary: these steps.
+        reversal: the warm start of the reversed gradient.
+        gather: whether ranks that train together see the features of all of them.
+        target_label_weight: of the cross-entropy of labelled target rows.
+        ignore_index: the label of target rows without one.
+        a_distance: whether discriminators report the proxy A-distance.
+        validator: by name; the first one chooses the best epoch.
+        validator_rows: of the target domain that they look at, at most.
+        dataloader: the target domain's training data; None where the program sets ``target_dataloader``.
+        eval_dataloader: its data for validators; None where the program sets ``target_eval_dataloader``.
+    """
+
+    criterion: tuple[Named, ...] = ()
+    joint_forward: bool = False
+    alternating: bool = False
+    adversary: AdversarySettings = field(default_factory=AdversarySettings)
+    reversal: ReversalSettings = field(default_factory=ReversalSettings)
+    gather: bool = True
+    target_label_weight: Schedulable = 1.0
+    ignore_index: int = -100
+    a_distance: bool = False
+    validator: tuple[str, ...] = ()
+    validator_rows: int = 4096
+    dataloader: DataloaderSettings | None = None
+    eval_dataloader: DataloaderSettings | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
-    """A whole configuration, checked."""
+    """A whole configuration, checked.
+
+    Attributes:
+        domain_adaptation: None where the section is not there.
+    """
 
     model: ModelSettings = field(default_factory=ModelSettings)
     device: str = "auto"
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     finetune: FinetuneSettings | None = None
+    domain_adaptation: AdaptationSettings | None = None
     evaluation: EvaluationSettings | None = None
     tuning: TuningSettings = field(default_factory=TuningSettings)

@@ -11,7 +11,6 @@ _REMOVE = "Remove it."
 NOT_YET = frozenset(
     {
         "auto_distillation",
-        "domain_adaptation",
     }
 )
 """What the design has and this release has not; a release that adds one takes it out here."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from kdhooks.config import laws
 from kdhooks.config import leaves as a
+from kdhooks.config.adaptation import domain_adaptation
 from kdhooks.config.criteria import CRITERION
 from kdhooks.config.finetune import FINETUNE
 from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
@@ -172,6 +173,7 @@ ROOT = Section(
         Key("device", a.DEVICE, "auto", "auto, cpu, gpu, or one by number as in cuda:1"),
         Key("distillation", _DISTILLATION, {}, "the student learns from the teacher"),
         Key("finetune", FINETUNE, None, "the student begins with the weights of a pretrained model"),
+        Key("domain_adaptation", domain_adaptation(_DATALOADER), None, "the student learns from an unlabelled domain"),
         Key(
             "evaluation",
             Section(
