@@ -1,7 +1,7 @@
-"""Files of pretrained Keras weights, read as arrays: no model is made of them, nothing is unpickled, nothing runs.
+"""Files of pretrained weights, read as arrays: no model is made of them, nothing is unpickled, nothing runs.
 
 Keras' own files (``.weights.h5``, ``.keras``) know a layer's variables by their number only. Where such a file would
-keep each weight of a model is asked of Keras itself, which writes numbers in their place.
+keep each weight of the student is asked of Keras itself, which writes numbers in their place.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,105 +19,149 @@ import numpy as np
 
 from kdhooks.errors import DataError, MissingPackageError
 from kdhooks_tf.layer_names import Layer
-from kdhooks_tf.transfer.names import is_made_up, own_variables
+from kdhooks_tf.transfer.names import guessed_names, is_made_up, made_up_names, named_weights, own_variables
 
-Array = Any
+Held = Any
+"""What has a `shape` and becomes an array by `numpy.asarray`, which reads it."""
+
 SUFFIXES = (".weights.h5", ".keras", ".h5", ".safetensors", ".npz")
 """The kinds of files, by how their names end."""
 
 
-def read_arrays(path: Path) -> tuple[dict[str, Array], bool]:
-    """The arrays of a file by name, and whether the names end in the number of a layer's variable.
+@contextmanager
+def opened(path: Path, model: Layer) -> Iterator[dict[str, Held]]:
+    """The weights in a file by their names in a model like this one, each read when it is asked for.
 
     Raises:
-        DataError: the file is missing, damaged, of another kind, or holds no arrays.
+        DataError: the file is missing, damaged, of another kind, or holds no weights.
         MissingPackageError: a safetensors file, and no safetensors.
     """
     if not path.name.endswith(SUFFIXES):
-        raise DataError(f"{path}: pretrained weights of a Keras model are files of {', '.join(SUFFIXES)}")
+        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise DataError(f"{path}: pretrained weights of a Keras model are files of {kinds}")
     if not path.is_file():
         raise DataError(f"{path} can't be read: No such file or directory")
+    whole = f"{path} holds no plain weights: it is damaged or of another kind"
     try:
-        found, numbered = _read(path)
-    except (DataError, MissingPackageError):
+        content = _content(path, model)
+        found = content.__enter__()
+    except MissingPackageError:
         raise
     except Exception:  # whatever a foreign or damaged file makes of the readers
-        raise DataError(f"{path} holds no plain weights: it is damaged or of another kind") from None
-    if not found:
-        raise DataError(f"{path} holds no weights")
-    return found, numbered
+        raise DataError(whole) from None
+    try:
+        if not found:
+            raise DataError(f"{path} holds no weights")
+        yield found
+    finally:
+        content.__exit__(None, None, None)
 
 
-def _read(path: Path) -> tuple[dict[str, Array], bool]:
+@contextmanager
+def _content(path: Path, model: Layer) -> Iterator[dict[str, Held]]:
     if path.suffix == ".safetensors":
-        try:
-            from safetensors.numpy import load_file
-        except ImportError:
-            raise MissingPackageError("safetensors", "a .safetensors file", "export") from None
-        return dict(load_file(str(path))), False
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}, False
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            return _numbered(io.BytesIO(archive.read("model.weights.h5"))), True
-    return _of_hdf5(path)
+        with _safetensors(path) as file:
+            yield {name: _Slice(file, name) for name in file.keys()}  # noqa: SIM118
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            yield dict(file)
+    elif path.suffix == ".keras":
+        with zipfile.ZipFile(path) as archive, _hdf5(io.BytesIO(archive.read("model.weights.h5"))) as file:
+            yield _named(_numbered(file), model)
+    else:
+        with _hdf5(path) as file:
+            root = file["model_weights"] if "model_weights" in file else file
+            yield dict(_classic(root)) if "layer_names" in root.attrs else _named(_numbered(file), model)
 
 
-def _of_hdf5(path: Path) -> tuple[dict[str, Array], bool]:
+def _safetensors(path: Path) -> Any:
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        raise MissingPackageError("safetensors", "a .safetensors file", "export") from None
+    return safe_open(str(path), "numpy")
+
+
+class _Slice:
+    """A tensor of a safetensors file."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self._file, self._name = file, name
+        self.shape = tuple(file.get_slice(name).get_shape())
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(self._file.get_tensor(self._name), dtype)
+
+
+def _hdf5(source: Any) -> Any:
     import h5py
 
-    with h5py.File(path, "r") as file:
-        root = file["model_weights"] if "model_weights" in file else file
-        if "layer_names" in root.attrs:
-            return dict(_classic(root)), False
-    return _numbered(path), True
-
-
-def _classic(root: Any) -> Iterator[tuple[str, Array]]:
-    """Keras' older files: the weights' names stand in attributes, behind those of their layers."""
-    for layer in map(_text, root.attrs["layer_names"]):
-        for weight in map(_text, root[layer].attrs["weight_names"]):
-            last = weight.split("/")[-1].partition(":")[0]
-            inner = [part for part in weight.split("/")[:-1] if part != layer]
-            nested = inner if layer in weight.split("/")[:-1] and inner and weight.startswith(f"{layer}/") else []
-            yield "/".join([layer, *nested, last]), np.asarray(root[layer][weight])
+    return h5py.File(source, "r")
 
 
 def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _numbered(source: Any) -> dict[str, Array]:
-    """The arrays of Keras' own file: ``block/conv/0``."""
-    import h5py
+def _classic(root: Any) -> Iterator[tuple[str, Held]]:
+    """Keras' older files: the weights' names stand in attributes of their layers' groups."""
+    counts: dict[str, int] = {}
+    for layer in map(_text, root.attrs["layer_names"]):
+        kind = re.sub(r"_\d+$", "", layer)
+        own = layer
+        if kind in made_up_names():
+            count = counts[kind] = counts.get(kind, -1) + 1
+            own = f"{kind}_{count}" if count else kind
+        for weight in map(_text, root[layer].attrs["weight_names"]):
+            *inner, last = weight.partition(":")[0].split("/")
+            inner = inner[inner.index(layer) + 1 :] if layer in inner else inner
+            yield "/".join([own, *inner, last]), root[layer][weight]
 
-    found: dict[str, Array] = {}
-    with h5py.File(source, "r") as file:
-        for path, dataset in _datasets(file, ()):
-            *layers, number = path
-            found["/".join([*layers, number])] = np.asarray(dataset)
-    return found
+
+# ---- Keras' own files ------------------------------------------------------------------------------
 
 
-def _datasets(group: Any, path: tuple[str, ...], *, listed: bool = False) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The variables of a group and of those in it, by the names of their layers.
+def _named(numbered: dict[str, Held], model: Layer) -> dict[str, Held]:
+    """The weights by the model's names where it has such, by what Keras mostly calls them otherwise."""
+    theirs = {id(variable): name for name, variable in named_weights(model).items()}
+    places = {place: theirs[id(variable)] for place, variable in _places(model).items() if id(variable) in theirs}
+    layers: dict[str, list[str]] = {}
+    for place in numbered:
+        layers.setdefault(place.rpartition("/")[0], []).append(place)
+    found: dict[str, Held] = {}
+    for layer, several in layers.items():
+        guessed = guessed_names(layer, [tuple(numbered[place].shape) for place in several])
+        for place, guess in zip(several, guessed, strict=True):
+            name = places.get(place, f"{layer}/{guess}".lstrip("/"))
+            found[name if name not in found else place] = numbered[place]
+    ranks = {name: rank for rank, name in enumerate(theirs.values())}  # the file's order is that of the alphabet
+    return dict(sorted(found.items(), key=lambda item: ranks.get(item[0], len(ranks))))
 
-    A layer that stands in a list of layers is found by the name that its author gave it, where there is one.
+
+def _numbered(file: Any) -> dict[str, Held]:
+    """What Keras' own file holds, by the layer's place and the variable's number: ``block/conv/0``."""
+    return {"/".join(path): dataset for path, dataset in _datasets(file, ())}
+
+
+def _datasets(group: Any, path: tuple[str, ...], *, listed: bool = False) -> Iterator[tuple[tuple[str, ...], Held]]:
+    """The variables of a group and of those in it.
+
+    Args:
+        group: of the file.
+        path: to it.
+        listed: whether it is Keras' own list of layers, whose members have the name that their author gave them.
     """
-    import h5py
-
     held = group.get("vars")
-    if isinstance(held, h5py.Group):
+    if held is not None:
         for number in sorted(held, key=int):
             yield (*path, number), held[number]
     for key, inner in group.items():
-        if not isinstance(inner, h5py.Group) or key == "vars" or "seed_generator" in key:
+        if key == "vars" or not hasattr(inner, "keys") or "seed_generator" in key:
             continue
         if key == "layers":
             yield from _datasets(inner, path, listed=True)
-            continue
-        yield from _datasets(inner, (*path, _given_name(key, inner) if listed else key))
+        else:
+            yield from _datasets(inner, (*path, _given_name(key, inner) if listed else key))
 
 
 def _given_name(key: str, group: Any) -> str:
@@ -125,25 +170,25 @@ def _given_name(key: str, group: Any) -> str:
     return key if is_made_up(name, re.sub(r"_\d+$", "", key)) else name.replace("/", "_")
 
 
-def numbered_weights(model: Layer) -> dict[str, Any]:
-    """The weights of a model by the names that `read_arrays` finds in Keras' own file of such a model."""
-    layers = list(model._flatten_layers())
-    places = [layer for layer in layers if own_variables(layer)]
-    for place, layer in enumerate(places):
+def _places(model: Layer) -> dict[str, Any]:
+    """The weights of a model by where Keras' own file of it would keep them."""
+    layers = [layer for layer in model._flatten_layers() if own_variables(layer)]
+    for place, layer in enumerate(layers):
         layer.__dict__["save_own_variables"] = _Marking(place, len(own_variables(layer)))
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "places.weights.h5"
             model.save_weights(str(path))
-            marked = _numbered(path)
+            with _hdf5(path) as file:
+                marked = {name: np.asarray(mark) for name, mark in _numbered(file).items()}
     finally:
-        for layer in places:
-            del layer.__dict__["save_own_variables"]
-    return {name: own_variables(places[int(mark[0])])[int(mark[1])] for name, mark in marked.items()}
+        for layer in layers:
+            layer.__dict__.pop("save_own_variables", None)
+    return {name: own_variables(layers[int(mark[0])])[int(mark[1])] for name, mark in marked.items()}
 
 
 class _Marking:
-    """Stands for a layer's `save_own_variables`: writes where a variable is instead of its value."""
+    """Stands for a layer's `save_own_variables`: writes which variable is where instead of its value."""
 
     def __init__(self, place: int, count: int) -> None:
         self._marks = {str(number): np.array([place, number]) for number in range(count)}

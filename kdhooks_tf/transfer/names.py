@@ -7,6 +7,7 @@ model. Names that an author gave, and attributes of subclassed models, stay as t
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,7 @@ Variable = Any
 
 
 def named_weights(model: Layer) -> dict[str, Variable]:
-    """Every weight of a built model by its name, in the model's order; a shared layer's by its first name.
+    """Every weight of a built model by its name; a shared layer's by its first name.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1, name="head")])
     >>> list(named_weights(model))
@@ -43,9 +44,8 @@ def counted_layers(model: Layer) -> dict[str, Layer]:
 
 
 def own_variables(layer: Layer) -> list[Variable]:
-    """The weights that a layer holds itself, in the order in which Keras saves them, without states of generators."""
-    held = [*layer._trainable_variables, *layer._non_trainable_variables]
-    return [one for one in held if not isinstance(one, keras.random.SeedGenerator)]
+    """The weights that a layer holds itself, in the order in which Keras saves them."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def is_made_up(name: str, kind: str) -> bool:
@@ -55,6 +55,13 @@ def is_made_up(name: str, kind: str) -> bool:
     (True, False)
     """
     return re.fullmatch(rf"{re.escape(kind)}(_\d+)?", name) is not None
+
+
+@functools.cache
+def made_up_names() -> frozenset[str]:
+    """The names, without a number, that Keras makes up for layers of its own classes."""
+    kinds = (getattr(keras.layers, name) for name in dir(keras.layers))
+    return frozenset(_snake(kind.__name__) for kind in kinds if isinstance(kind, type))
 
 
 def _below(layer: Layer, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Layer]]:
@@ -85,3 +92,26 @@ def _free(name: str, taken: dict[str, Variable]) -> str:
         number += 1
         free = f"{name}#{number}"
     return free
+
+
+def guessed_names(layer: str, shapes: list[tuple[int, ...]]) -> list[str]:
+    """What Keras calls the variables of a layer of which only the shapes are known; numbers where that is not clear.
+
+    >>> guessed_names("conv", [(3, 3, 1, 8), (8,)]), guessed_names("norm", [(8,)] * 4)[2:]
+    (['kernel', 'bias'], ['moving_mean', 'moving_variance'])
+    """
+    axes = [len(shape) for shape in shapes]
+    last = layer.rsplit("/", 1)[-1]
+    if axes == [1, 1, 1, 1]:
+        return ["gamma", "beta", "moving_mean", "moving_variance"]
+    if axes == [1, 1]:
+        return ["gamma", "beta"]
+    if len(axes) == 3 and axes[:2] == [2, 2]:
+        return ["kernel", "recurrent_kernel", "bias"]
+    if axes == [4, 4, 1]:
+        return ["depthwise_kernel", "pointwise_kernel", "bias"]
+    if len(axes) == 2 and axes[0] > axes[1]:
+        return ["kernel", "bias"]
+    if len(axes) == 1 and axes[0] > 1:
+        return ["embeddings" if last.startswith("embedding") else "kernel"]
+    return [str(number) for number in range(len(shapes))]
