@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from kdhooks.adaptation import ADAPTER_RULES
-from kdhooks.adaptation.shapes import check_layers, check_made_for, check_rows, check_widths
+from kdhooks.adaptation.shapes import check_layers, check_rows, check_widths
 from kdhooks.names import Table
 from kdhooks_tf.losses.features import rows
 from kdhooks_tf.losses.positions import shape_of
@@ -128,9 +128,6 @@ class Adapter(tf.Module):  # type: ignore[misc]
         """A feature as one row a sample, [N, D], as the option ``pool`` says."""
         return pooled_rows(feature, self.options.get("pool", "flatten"))
 
-    def _check_width(self, part: str, made: int, row: Tensor) -> None:
-        check_made_for(part, self.name, made, shape_of(row)[-1])
-
 
 ADAPTERS: Table[type[Adapter]] = Table("adapter")
 """The adapters of TensorFlow by their lower-case names; compared without case, ``_`` and ``-``."""
@@ -153,6 +150,13 @@ def pooled_rows(feature: Tensor, pool: str) -> Tensor:
     if pool == "mean" and len(shape_of(feature)) > 2:
         feature = tf.reduce_mean(feature, list(range(1, len(shape_of(feature)) - 1)))
     return rows(feature)
+
+
+def two_domains(adapter: str, source: Tensor, target: Tensor, pool: str) -> tuple[Tensor, Tensor]:
+    """Rows of both domains, in one dtype of float32 or wider; ModelError where they have not one width."""
+    source, target = (wide(tf.convert_to_tensor(one)) for one in (source, target))
+    check_widths(adapter, "features", _pooled_shape(source, pool), _pooled_shape(target, pool))
+    return pooled_rows(source, pool), pooled_rows(tf.cast(target, source.dtype), pool)
 
 
 def _pooled_shape(feature: Tensor, pool: str | None) -> list[int | None]:
@@ -179,8 +183,9 @@ def parameter_dtype(batch: DomainBatch) -> str:
 
 def widened(batch: DomainBatch) -> DomainBatch:
     """The batch in float32 or wider."""
-    return DomainBatch(tuple(_wide(one) for one in batch.features), _wide(batch.logits), batch.labels)
+    return DomainBatch(tuple(wide(one) for one in batch.features), wide(batch.logits), batch.labels)
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 or wider."""
     return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from kdhooks.adaptation.shapes import check_classes, check_plain_logits
+from kdhooks.adaptation.shapes import check_made_for, check_plain_logits
 from kdhooks.errors import ModelError
 from kdhooks_tf.adaptation.adapter import Adapter, Coefficient, DomainBatch, named, row_width
 from kdhooks_tf.adaptation.network import Discriminator, random_map
@@ -39,31 +39,27 @@ class _Adversarial(Adapter):
             )
         return width
 
-    def _told(self, source: Tensor, target: Tensor, weights: tuple[Any, Any] = (None, None)) -> Tensor:
-        """The binary cross-entropy of the domains, the mean of both domains' means; keeps the accuracy."""
-        said = self.discriminator(source), self.discriminator(target)
-        right = tf.reduce_mean(_share(said[0] > 0, said[0])) + tf.reduce_mean(_share(said[1] < 0, said[1]))
-        self._measures = {"domain_accuracy": tf.stop_gradient(right / 2)}
-        losses = tf.nn.softplus(-said[0]), tf.nn.softplus(said[1])
-        return tf.add_n([_mean(*pair) for pair in zip(losses, weights, strict=True)]) / 2
-
-
-def _share(right: Tensor, like: Tensor) -> Tensor:
-    return tf.cast(right, like.dtype)
-
-
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    if weights is None:
-        return tf.reduce_mean(values)
-    return tf.reduce_sum(weights * values) / tf.reduce_sum(weights)
+    def _told(self, source: Tensor, target: Tensor, weights: tuple[Any, Any] | None = None) -> Tensor:
+        """-mean w log D(source) - mean w log(1 - D(target)), each mean within its domain; keeps the accuracy."""
+        for one in (source, target):
+            check_made_for("discriminator", self.name, self.discriminator.width, shape_of(one)[-1])
+        both = self.discriminator(tf.concat([source, target], 0))
+        said = both[: tf.shape(source)[0]], both[tf.shape(source)[0] :]
+        right = [tf.reduce_mean(tf.cast(one, both.dtype)) for one in (said[0] > 0, said[1] < 0)]
+        self._measures = {"domain_accuracy": tf.stop_gradient((right[0] + right[1]) / 2)}
+        costs = [tf.nn.softplus(-said[0]), tf.nn.softplus(said[1])]
+        if weights is not None:
+            costs = [cost * weight for cost, weight in zip(costs, weights, strict=True)]
+        return tf.reduce_mean(costs[0]) + tf.reduce_mean(costs[1])
 
 
 @named("dann")
 class DANN(_Adversarial):
-    """Domain-adversarial training on the features of one layer.
+    """Domain-adversarial training: a discriminator tells domains apart by features that are trained to prevent it.
 
-    The mean over domains of the discriminator's binary cross-entropy, through a gradient reversal. Ganin et al. 2016,
-    "Domain-Adversarial Training of Neural Networks", equations 4 to 9.
+    L = -1/n Σ log D(f_s) - 1/m Σ log(1 - D(f_t)), minimised by D; the gradient of the features is reversed and
+    multiplied by the coefficient. Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9
+    and 10. Common implementations take the half of it, the mean over both domains.
 
     Example:
         >>> import tensorflow as tf
@@ -80,18 +76,17 @@ class DANN(_Adversarial):
         self._make_discriminator(sizes["width"], sizes["dtype"])
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: Coefficient) -> Tensor:
-        both = [self._rows(one.features[0]) for one in (source, target)]
-        self._check_width("discriminator", self.discriminator.width, both[0])
-        return self._told(*(reverse_gradient(one, coefficient) for one in both))
+        return self._told(*(reverse_gradient(self._rows(one.features[0]), coefficient) for one in (source, target)))
 
 
 @named("cdan")
 class CDAN(_Adversarial):
-    """Conditional adversarial training: the discriminator sees the features of one layer times the predictions.
+    """Conditional adversarial adaptation: the discriminator sees features together with what is predicted of them.
 
-    It sees f ⊗ g, or with random maps (R_f f) ⊙ (R_g g) / √d, for g the softmax of the logits. With `entropy` each
-    sample weighs 1 + e^-H(g) over the sum of its domain's. Long et al. 2018, "Conditional Adversarial Domain
-    Adaptation", equations 3 to 8.
+    L = -1/n Σ w(g_s) log D(T(f_s, g_s)) - 1/m Σ w(g_t) log(1 - D(T(f_t, g_t))) with g the softmax of the logits, T the
+    flattened outer product f ⊗ g, or 1/√d (R_f f) ⊙ (R_g g) with fixed random maps, and w = 1 + e^(-H(g)) where
+    examples that are easy to transfer count more (CDAN+E). Features get the reversed gradient; predictions too, unless
+    they are detached. Long et al. 2018, "Conditional Adversarial Domain Adaptation", equations 2, 6 to 8 and 10.
     """
 
     def _sizes(self, source: DomainBatch) -> dict[str, Any]:
@@ -115,30 +110,27 @@ class CDAN(_Adversarial):
     def _check(self, source: DomainBatch, target: DomainBatch) -> None:
         super()._check(source, target)
         check_plain_logits(self.name, shape_of(source.logits))
-        check_classes(self.name, shape_of(source.logits), -1)
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: Coefficient) -> Tensor:
-        both = [self._rows(one.features[0]) for one in (source, target)]
-        self._check_width("discriminator", self.width, both[0])
-        conditioned = [self._joined(row, one.logits) for row, one in zip(both, (source, target), strict=True)]
-        weights = tuple(self._weights(one.logits) for one in (source, target))
-        return self._told(*(reverse_gradient(one, coefficient) for one in conditioned), weights)  # type: ignore[arg-type]
+        (ours, own), (theirs, other) = (self._conditioned(one, coefficient) for one in (source, target))
+        return self._told(ours, theirs, (own, other) if self.options["entropy"] else None)
 
-    def _joined(self, row: Tensor, logits: Tensor) -> Tensor:
-        predictions = tf.nn.softmax(logits)
-        if self.options["detach_predictions"]:
-            predictions = tf.stop_gradient(predictions)
-        if self.maps:
-            feature, prediction = (
-                tf.matmul(one, tf.cast(by, one.dtype)) for one, by in zip((row, predictions), self.maps, strict=True)
-            )
-            return feature * prediction / math.sqrt(self.options["random_size"])
-        return tf.reshape(predictions[:, :, tf.newaxis] * row[:, tf.newaxis], [-1, self.discriminator.width])
-
-    def _weights(self, logits: Tensor) -> Tensor | None:
-        if not self.options["entropy"]:
-            return None
-        found = entropies(logits)
+    def _conditioned(self, batch: DomainBatch, coefficient: Coefficient) -> tuple[Tensor, Tensor]:
+        """T(f, g) and the weight of each row."""
+        row = reverse_gradient(self._rows(batch.features[0]), coefficient)
+        check_made_for("discriminator", self.name, self.width, shape_of(row)[-1])
+        detached = self.options["detach_predictions"]
+        logits = tf.stop_gradient(batch.logits) if detached else reverse_gradient(batch.logits, coefficient)
+        logs = tf.nn.log_softmax(logits)
+        found = entropies(logs)
         if self.options["entropy_weights"] == "mean":
-            found = found / tf.cast(tf.shape(logits)[-1], found.dtype)
-        return tf.stop_gradient(1 + tf.exp(-found))
+            found = found / tf.cast(tf.shape(logits)[1], found.dtype)
+        return self._joined(row, tf.nn.softmax(logits)), 1 + tf.exp(-found)
+
+    def _joined(self, row: Tensor, predictions: Tensor) -> Tensor:
+        if not self.maps:
+            return tf.reshape(predictions[:, :, tf.newaxis] * row[:, tf.newaxis], [-1, self.discriminator.width])
+        feature, prediction = (
+            tf.matmul(one, tf.cast(by, one.dtype)) for one, by in zip((row, predictions), self.maps, strict=True)
+        )
+        return feature * prediction / math.sqrt(self.options["random_size"])
