@@ -53,6 +53,9 @@ class Backend(Protocol):
     def criteria(self, conf: Any) -> tuple[Any, ...]:
         """The criteria that a configuration names."""
 
+    def adaptation(self, conf: Any) -> tuple[Any, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+
     def teachers(self, models: Mapping[str, Any], student: Any, conf: Any) -> Mapping[str, Any]:
         """For each teacher a `Hook` that is called as a function of the input."""
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.ledger import OFF, Ledger
 from kdhooks.names import fold
+from kdhooks.schedules import Constant
 
 Tensor = Any
 Weight = Callable[[int], float]
@@ -32,6 +33,8 @@ class Step:
         target: labels, for terms that look at them.
         mask: positions that count.
         teacher_input: the teacher's own input where it differs from the student's.
+        target_input: the target domain's batch, for domain adaptation.
+        target_labels: its labels, where rows have some.
         sample_ids: one key a row, for stored outputs.
         sample_weight: a factor for each row or position, or None.
         teachers: runs one teacher by name, or says why it can't; each result is kept in `outputs`.
@@ -52,6 +55,8 @@ class Step:
     teacher_input: Any = None
     sample_ids: Any = None
     sample_weight: Any = None
+    target_input: Any = None
+    target_labels: Any = None
     teachers: Mapping[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     whole: bool = True
@@ -157,6 +162,8 @@ class Term:
         balance: (step, student_loss, value) -> a further factor of the weight at this step, on the device; called
             right after `compute`.
         probe: the value once more, without a trace in any module; None where `compute` leaves none.
+        when: whether the term has something to compute at a step; None where it always has.
+        measures: what `compute` measured besides, by name; scalars without a graph that are reported and not added.
     """
 
     name: str
@@ -165,6 +172,8 @@ class Term:
     layer: Callable[[], Any] | None = None
     balance: Callable[[Step, Tensor, Tensor], Tensor] | None = None
     probe: Callable[[Step], Tensor] | None = None
+    when: Callable[[Step], bool] | None = None
+    measures: Callable[[], Mapping[str, Tensor]] | None = None
 
 
 @runtime_checkable
@@ -180,6 +189,31 @@ class Criterion(Protocol):
     student_label: str
     student_weight: Weight
     terms: Sequence[Term]
+
+
+class OwnLoss:
+    """The loop's own loss, for runs that add to it and don't distil.
+
+    Attributes:
+        student_label: what it is called among the components.
+        student_weight: 1 at every step.
+        terms: none.
+    """
+
+    student_label = "CE"
+    terms: Sequence[Term] = ()
+
+    def __init__(self) -> None:
+        self.student_weight: Weight = Constant(1.0)
+
+
+def with_own_loss(criteria: Iterable[Criterion]) -> tuple[Criterion, ...]:
+    """The same criteria, and before them the loop's own loss where all of them only add to it.
+
+    A criterion that only adds says so with ``only_adds = True``; its student's weight is 0.
+    """
+    found = tuple(criteria)
+    return (OwnLoss(), *found) if all(getattr(one, "only_adds", False) for one in found) else found
 
 
 Weigh = Callable[[Any, Callable[[], Tensor]], tuple[Tensor, Tensor]]
@@ -225,6 +259,7 @@ class Objective:
         # weight 0 drops the loss instead of multiplying it: 0 * inf is not 0
         total = None if _is_zero(weight) else weigh(weight, lambda: student_loss)[1]
         live = [(term, factor) for term in self._terms if not _is_zero(factor := term.weight(index))]
+        live = [(term, factor) for term, factor in live if term.when is None or term.when(step)]
         if self._looks_inside:
             step.demand([term for term, _ in live])
         for term, factor in live:
@@ -234,6 +269,9 @@ class Objective:
                     weighted = term.balance(step, student_loss, value) * weighted
             names.append(term.name)
             values.append(value)
+            for name, measured in term.measures().items() if term.measures is not None else ():
+                names.append(f"{term.name}.{name}")
+                values.append(measured)
             total = weighted if total is None else total + weighted
         if total is None:  # everything has weight 0: a zero that still belongs to the student's graph
             total = student_loss * 0

@@ -14,7 +14,8 @@ from typing import Any
 from kdhooks import messages
 from kdhooks.check import CheckReport, examine
 from kdhooks.config import DistillationConf
-from kdhooks.criterion import Step, as_criteria, teachers_by_name
+from kdhooks.criterion import Criterion, Step, as_criteria, teachers_by_name, with_own_loss
+from kdhooks.domains import adapts, check_target, distils
 from kdhooks.errors import UsageError
 from kdhooks.evaluation import read_score
 from kdhooks.findings import Findings
@@ -88,7 +89,7 @@ class Distillation(Findings):
         if dataloader is not None and self.train_dataloader is None:
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
-        criteria = backend.criteria(self.conf) if self._criterion is None else as_criteria(self._criterion)
+        criteria = self._criteria()
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         self._run.ledger = self._ledger
@@ -125,6 +126,7 @@ class Distillation(Findings):
         mask: Any = None,
         teacher_input: Any = None,
         target_input: Any = None,
+        target_labels: Any = None,
         sample_ids: Any = None,
         sample_weight: Any = None,
         teacher_features: Any = None,
@@ -145,7 +147,9 @@ class Distillation(Findings):
                 look at labels and to leave out positions of `ignore_index`.
             mask: positions that count (true) and don't (false), of the same shape.
             teacher_input: where the teacher needs another input than the student.
-            target_input: the target domain's batch, for domain adaptation: not part of this release.
+            target_input: the target domain's batch, for domain adaptation, as the student takes it; it may have
+                another number of rows.
+            target_labels: its labels where some rows have one, `ignore_index` (-100) where they don't.
             sample_ids: one key a row, for stored teacher outputs: without a store it has no effect.
             sample_weight: factors of rows or positions on the teacher's terms, in TensorFlow, as Keras' losses take it.
             teacher_features: the teacher's hidden features, where the caller has them already: a mapping from the
@@ -161,9 +165,9 @@ class Distillation(Findings):
             ModelError: outputs without logits, or of shapes that don't fit.
         """
         run = self._running("on_after_compute_loss")
-        if target_input is not None:
-            raise UsageError("target_input is for domain adaptation, which is not part of this release of kdhooks")
+        check_target(run.objective.criteria, target_input, target_labels)
         given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
+        given += (target_input, target_labels)
         captured = stored_features(teacher_features, tuple(run.teachers))
         step = Step(run.clock.now(), *given, run.teachers, captured=captured, ledger=run.ledger)
         total = run.loss(step, student_loss)
@@ -283,6 +287,17 @@ class Distillation(Findings):
         if self._run is None or not self._run.attached:
             raise UsageError(f"call on_train_begin() before {event}()")
         return self._run
+
+    def _criteria(self) -> tuple[Criterion, ...]:
+        """What the run sums: what was set or ``distillation`` names, and what ``domain_adaptation`` adds."""
+        own = self._criterion
+        if own is not None:
+            criteria = as_criteria(own)
+        else:
+            criteria = self.backend.criteria(self.conf) if distils(self.conf, self._teacher) else ()
+        if not any(adapts(criterion) for criterion in criteria):
+            criteria += self.backend.adaptation(self.conf)
+        return with_own_loss(criteria)
 
     def _evaluator(self) -> Evaluate | None:
         """The user's `eval_func`, or inside `fit()` what the YAML describes."""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from kdhooks.adaptation import ADAPTER_RULES, AdapterRules, WarmStart
 from kdhooks.config import leaves as a
 from kdhooks.config.expressions import Wrong
-from kdhooks.config.known import ADAPTERS, ADAPTER_PARTS, VALIDATORS
+from kdhooks.config.known import VALIDATORS
 from kdhooks.config.layer_taps import layer_tap
-from kdhooks.config.model import AdaptationSettings, AdversarySettings, Named, ReversalSettings
+from kdhooks.config.model import AdaptationSettings, AdversarySettings, Named
 from kdhooks.config.rules import ListOf, Report, Schedulable, any_broken
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import BROKEN, join
@@ -52,11 +54,17 @@ class KnownName:
 
 @dataclass(frozen=True)
 class _Options:
-    """The options that are an adapter's own, as plain data."""
+    """The options that are an adapter's own, checked against its rules."""
+
+    rules: AdapterRules
 
     def check(self, value: Any, path: str, report: Report) -> Any:
         """The options as they were given."""
-        return BROKEN if any_broken(value.values()) else dict(value)
+        given = {key: item for key, item in value.items() if item is not BROKEN}
+        findings = self.rules.problems(given)
+        for finding in findings:
+            report.add(join(path, finding.path), finding.message, finding.suggestion, of_key=finding.of_key)
+        return BROKEN if findings or len(given) < len(value) else given
 
 
 def _one_kind_of_layers(values: Mapping[str, Any], path: str, report: Report) -> None:
@@ -66,31 +74,59 @@ def _one_kind_of_layers(values: Mapping[str, Any], path: str, report: Report) ->
 
 
 def _adapter(
+    rules: AdapterRules,
     *,
     rest: Mapping[str, Any],
     layer: Any = None,
     layers: Any = None,
-    weight: Any = 1.0,
+    weight: Any = None,
     encoder: str | None = None,
     head: str | None = None,
 ) -> dict[str, Any]:
     taps = layers if layers is not None else () if layer is None else (layer,)
-    return {"layers": taps, "weight": weight, "encoder": encoder, "head": head, "options": rest}
+    weight = rules.weight if weight is None else weight
+    return {"rules": rules, "layers": taps, "weight": weight, "encoder": encoder, "head": head, "options": rest}
 
 
-ADAPTER = Section(
-    (
-        Key("layer", LayerName(), None, "the student's layer whose features are aligned; empty: its logits"),
-        Key("layers", ListOf(LayerName(), "a list of layers", least=1), None, "several layers"),
-        Key("weight", Schedulable(at_least=0), 1.0, "a number or a schedule"),
-        Key("encoder", a.TEXT, None, "the student's feature extractor, for methods that need it"),
-        Key("head", a.TEXT, None, "the student's layer that makes the logits, for methods that need it"),
-    ),
-    _adapter,
-    laws=(Law(("layer", "layers"), _one_kind_of_layers),),
-    rest=_Options(),
-)
-"""What may stand below the name of an adapter, besides its own options."""
+def adapter_section(rules: AdapterRules) -> Section:
+    """What may stand below the name of an adapter: a layer, a weight, parts of the student, and its own options."""
+    layer, several = "the student's layer whose features are aligned; empty: its logits", "several layers"
+    return Section(
+        (
+            Key("layer", LayerName(), None, layer),
+            Key("layers", ListOf(LayerName(), "a list of layers", least=1), None, several),
+            Key("weight", Schedulable(at_least=0), rules.weight, "a number or a schedule"),
+            Key("encoder", a.TEXT, None, "the student's feature extractor"),
+            Key("head", a.TEXT, None, "the student's layer that makes the logits"),
+        ),
+        partial(_adapter, rules),
+        laws=(
+            Law(("layer", "layers"), _one_kind_of_layers),
+            Law(("layer", "layers", "encoder", "head"), partial(_fits, rules)),
+        ),
+        rest=_Options(rules),
+    )
+
+
+def _fits(rules: AdapterRules, values: Mapping[str, Any], path: str, report: Report) -> None:
+    """As many layers as the adapter looks at, and the parts of the student that it needs."""
+    for part in rules.modules:
+        if values.get(part) is None:
+            advice = f"Write the name of its layer, as in {part}: {'fc' if part == 'head' else 'features'}"
+            report.add(path, f"has no {part}, and {rules.title} needs the student's {part}", advice, of_key=True)
+    given, (least, most) = _count(values), rules.layers
+    if given < least:
+        needs = "a layer" if least == 1 else f"{least} layers"
+        advice = "Write the layer's name, as in layer: avgpool" if least == 1 else "Write layers: [...]"
+        report.add(path, f"names {given or 'no layer'}, and {rules.title} compares {needs}", advice, of_key=True)
+    elif most is not None and given > most:
+        looks = "only the logits" if most == 0 else f"{most} layer{'s' * (most > 1)} at most"
+        where = join(path, "layers" if values.get("layers") is not None else "layer")
+        report.add(where, f"names {given}, and {rules.title} looks at {looks}", "Remove it.", of_key=True)
+
+
+def _count(values: Mapping[str, Any]) -> int:
+    return len(values["layers"]) if values.get("layers") is not None else int(values.get("layer") is not None)
 
 
 @dataclass(frozen=True)
@@ -100,19 +136,17 @@ class AdapterNames(Names):
     def _named(self, name: object, options: Any, path: str, above: str, report: Report) -> Any:
         if not isinstance(name, str) or not name:
             return report.expected(path, "the name of an adapter", name, f"Put it in quotes: '{name}'")
-        known = ADAPTERS.name(name)
-        if known is None:
-            suggestion = did_you_mean(name, ADAPTERS, what="Known")
+        if name not in ADAPTER_RULES:
+            suggestion = did_you_mean(name, ADAPTER_RULES, what="Known")
             return report.add(path, f"unknown adapter {name!r}", suggestion, of_key=True)
-        checked = ADAPTER.check(options, path, report)
-        if checked is BROKEN:
-            return BROKEN
-        for part in ADAPTER_PARTS.get(known, ()):
-            if checked[part] is None:
-                example = "fc" if part == "head" else "features"
-                message = f"has no {part}, and {known} needs to know this part of the student"
-                return report.add(path, message, f"Write the layer's name, as in {part}: {example}", of_key=True)
-        return Named(known, checked, path)
+        checked = adapter_section(ADAPTER_RULES[name]).check(options, path, report)
+        return BROKEN if checked is BROKEN else Named(name, checked, path)
+
+
+def _rises(values: Mapping[str, Any], path: str, report: Report) -> None:
+    low, high = values.get("low", 0.0), values.get("high", 1.0)
+    if low > high:
+        report.add(join(path, "low"), f"is {low:g}, which is above high, {high:g}", "Write a low of at most high.")
 
 
 REVERSAL = Section(
@@ -122,7 +156,8 @@ REVERSAL = Section(
         Key("alpha", a.POSITIVE, 10.0, "how fast it rises"),
         Key("steps", a.FROM_ONE, 1000, "training steps of the warm start"),
     ),
-    ReversalSettings,
+    WarmStart,
+    laws=(Law(("low", "high"), _rises),),
 )
 ADVERSARY = Section(
     (

@@ -31,12 +31,6 @@ FEATURE_LOSSES: Table[str] = Table("loss between features")
 FEATURE_MATCHERS: Table[str] = Table("feature matcher")
 """What ``feature_matchers`` may name."""
 
-ADAPTERS: Table[str] = Table("adapter")
-"""What ``domain_adaptation.criterion`` may name."""
-
-ADAPTER_PARTS: dict[str, tuple[str, ...]] = {"MCD": ("head",), "MDD": ("head",), "ADDA": ("encoder",)}
-"""The parts of the student that an adapter has to know, by its name."""
-
 VALIDATORS: Table[str] = Table("validator")
 """What ``domain_adaptation.validator`` may name."""
 
@@ -52,10 +46,6 @@ for _name in ("nst", "fsp", "ickd", "similarity_preserving", "rkd", "correlation
     FEATURE_LOSSES.add(_name, _name)
 for _name in ("vid", "crd", "review", "mgd"):
     FEATURE_LOSSES.add(_name, _name)
-for _name in ("DANN", "CDAN", "CAC", "ADDA", "JAN", "MCD", "MDD", "MCC", "BSP", "AFN", "entropy", "AdaBN"):
-    ADAPTERS.add(_name, _name)
-ADAPTERS.add("MK_MMD", "MK_MMD", aliases=("DAN", "MMD"))
-ADAPTERS.add("CORAL", "CORAL", aliases=("deep_coral",))
 for _name, _aliases in (("entropy", ()), ("SND", ()), ("information_maximization", ("IM", "mutual_information"))):
     VALIDATORS.add(_name, _name, aliases=_aliases)
 for _name in FEATURE_LOSSES:

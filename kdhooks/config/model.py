@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdhooks.config.finetune_settings import FinetuneSettings
+from kdhooks.adaptation import WarmStart
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a model computes in."""
@@ -238,19 +239,6 @@ class TuningSettings:
 
 
 @dataclass(frozen=True)
-class ReversalSettings:
-    """``domain_adaptation.reversal``: the warm start of the reversed gradient's coefficient.
-
-    low + (high - low) * (2 / (1 + exp(-alpha p)) - 1), p the share of `steps` that is over (Ganin & Lempitsky 2015).
-    """
-
-    low: float = 0.0
-    high: float = 1.0
-    alpha: float = 10.0
-    steps: int = 1000
-
-
-@dataclass(frozen=True)
 class AdversarySettings:
     """``domain_adaptation.adversary``: the adversary's own steps where ``alternating`` is true."""
 
@@ -263,8 +251,8 @@ class AdaptationSettings:
     """``domain_adaptation``: what aligns the student's source and target domain.
 
     Attributes:
-        criterion: adapters; the options of each are ``layers`` (of `LayerTap`), ``weight``, ``encoder``, ``head`` and
-            ``options``, those that are its own.
+        criterion: adapters; the options of each are ``rules``, ``layers`` (of `LayerTap`), ``weight``, ``encoder``,
+            ``head`` and ``options``, those that are its own.
         joint_forward: whether both domains go through the student in one batch.
         alternating: whether adversaries take steps of their own.
         adversary: these steps.
@@ -283,7 +271,7 @@ class AdaptationSettings:
     joint_forward: bool = False
     alternating: bool = False
     adversary: AdversarySettings = field(default_factory=AdversarySettings)
-    reversal: ReversalSettings = field(default_factory=ReversalSettings)
+    reversal: WarmStart = field(default_factory=WarmStart)
     gather: bool = True
     target_label_weight: Schedulable = 1.0
     ignore_index: int = -100

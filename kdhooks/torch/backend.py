@@ -67,6 +67,14 @@ class TorchBackend:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
 
+    def adaptation(self, conf: DistillationConf) -> tuple[Criterion, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+        if conf.settings.domain_adaptation is None:
+            return ()
+        from kdhooks.torch.domains import DomainAdaptationLoss
+
+        return (DomainAdaptationLoss.of(conf),)
+
     def bind(self, criteria: Sequence[Any], student: nn.Module, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them."""
         followed = next(iter(teachers.values())) if len(teachers) == 1 else None

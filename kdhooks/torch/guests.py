@@ -33,16 +33,17 @@ class Guests:
     Args:
         student: the model whose optimizer they join.
         optimizer: the loop's optimizer where it is known; otherwise it is found.
+        what: what the parameters are of, in messages.
 
     Attributes:
         parameters: of ours, in the order in which they were added.
         optimizer: whose guests they are, or None.
     """
 
-    def __init__(self, student: nn.Module, optimizer: Any = None) -> None:
+    def __init__(self, student: nn.Module, optimizer: Any = None, what: str = "feature matchers") -> None:
         self.parameters: Parameters = []
         self.optimizer: Optimizer | None = None
-        self._student = student
+        self._student, self._what = student, what
         self._given = _own(optimizer)
         self._theirs = [parameter for parameter in student.parameters() if parameter.requires_grad]
         self._slots: list[Any] = []
@@ -75,7 +76,7 @@ class Guests:
             return
         self._settled = True
         found = living(Optimizer, DistributedDataParallel)
-        self._group = _process_group(self._student, found)
+        self._group = process_group(self._student, found)
         optimizers = self._usable(found)
         ours = {id(parameter) for parameter in self.parameters}
         if any(_holds(optimizer, ours) for optimizer in optimizers):
@@ -94,8 +95,9 @@ class Guests:
             Host.of(self.optimizer).dismiss(self.optimizer, self.parameters)
         elif self._settled and self.parameters and self._watch is not None:
             logger.warning(
-                "the feature matchers were not trained: no optimizer of the student stepped. Pass the optimizer to "
-                "on_train_begin(optimizer=...), or give it distiller.parameters()"
+                "the %s were not trained: no optimizer of the student stepped. Pass the optimizer to "
+                "on_train_begin(optimizer=...), or give it distiller.parameters()",
+                self._what,
             )
         self._watch = self.optimizer = None
         self._settled, self._seen_stepping, self._others = False, False, 0
@@ -213,7 +215,7 @@ def average(parameters: Sequence[nn.Parameter], group: Any) -> None:
             parameter.grad = part.view_as(parameter).clone()
 
 
-def _process_group(student: nn.Module, found: Iterable[Any]) -> Any:
+def process_group(student: nn.Module, found: Iterable[Any]) -> Any:
     """The ranks that train this student together, or None."""
     root = inside(student)
     for one in found:

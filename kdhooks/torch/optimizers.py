@@ -37,17 +37,25 @@ def build_optimizer(conf: DistillationConf, parameters: Iterable[nn.Parameter]) 
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
         ModelError: no parameter is trained.
     """
-    named = conf.settings.distillation.train.optimizer
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
+    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained)
+
+
+def named_optimizer(conf: DistillationConf, named: Named, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer of a name, over these parameters.
+
+    Raises:
+        ConfigError: an unknown name or option, or a value that the optimizer refuses.
+    """
     if named.name not in OPTIMIZERS:
         suggestion = did_you_mean(named.name, OPTIMIZERS, what="Optimizers")
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
     try:
-        return kind(trained, **options)
+        return kind(parameters, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
 

@@ -9,7 +9,8 @@ operation would overwrite in place is copied before it can.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -288,6 +289,18 @@ class Taps:
     def recording(self) -> bool:
         """Whether this is a forward for a loss: with gradients, and not one that a backward repeats."""
         return torch.is_grad_enabled() and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Capture another forward in the block; afterwards what was captured before is there again."""
+        kept = [(slot, slot.calls, slot.edges, slot._watched) for slot in self.slots.values()]
+        for slot, *_ in kept:
+            slot.calls, slot.edges, slot._watched = [], [], []
+        try:
+            yield
+        finally:
+            for slot, calls, edges, watched in kept:
+                slot.calls, slot.edges, slot._watched = calls, edges, watched
 
     def release(self) -> None:
         """Let go of all values; the loss has them."""
