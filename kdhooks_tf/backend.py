@@ -60,6 +60,14 @@ class TensorFlowBackend:
                 raise conf.problem(named.path, str(error)) from None
         return tuple(made)
 
+    def adaptation(self, conf: DistillationConf) -> tuple[Criterion, ...]:
+        """The criterion of ``domain_adaptation``, where the configuration has this section."""
+        if conf.settings.domain_adaptation is None:
+            return ()
+        from kdhooks_tf.domains import DomainAdaptationLoss
+
+        return (DomainAdaptationLoss.of(conf),)
+
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
         for teacher in teachers.values():
