@@ -62,6 +62,15 @@ class Backend(Protocol):
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, before they begin."""
 
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """Weight transfer in a run: a `Hook` with its ``criteria`` and what it has ``done``, or None.
+
+        Args:
+            distiller: the `Distillation`, whose student is written.
+            earlier: the `kdhooks.transfer.Transferred` of an earlier run, or None.
+            resumes: whether a saved run goes on, whose student has its weights already.
+        """
+
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, for a run of this student."""
 

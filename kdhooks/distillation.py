@@ -37,7 +37,8 @@ class Distillation(Findings):
         teacher_model: one model, a list of models, or a mapping of models by name.
 
     Attributes:
-        pretrained_model: kept for weight transfer, which is not part of this release.
+        pretrained_model: a model, a state_dict or a file whose weights the student begins with; None takes the
+            YAML's ``finetune.pretrained``.
         optimizer: what `fit()` uses and the history reads the learning rate from; None takes the YAML's.
         train_dataloader, eval_dataloader: what `fit()` iterates over; None takes the YAML's.
         train_func: called by `fit()` with the student instead of the built-in loop; it calls the hooks.
@@ -90,12 +91,15 @@ class Distillation(Findings):
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
         criteria = self._criteria()
+        finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
+        if finetuning is not None:  # before a teacher that begins as the student is made
+            self._transferred, criteria = finetuning.done, (*criteria, *finetuning.criteria)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
         self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin(ReplayedEpochs(self))
+            self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
@@ -294,7 +298,10 @@ class Distillation(Findings):
         if own is not None:
             criteria = as_criteria(own)
         else:
-            criteria = self.backend.criteria(self.conf) if distils(self.conf, self._teacher) else ()
+            starts = self.pretrained_model is not None and self._teacher is None
+            starts = starts and not self.conf.has("distillation.train.criterion")
+            distilling = distils(self.conf, self._teacher) and not starts
+            criteria = self.backend.criteria(self.conf) if distilling else ()
         if not any(adapts(criterion) for criterion in criteria):
             criteria += self.backend.adaptation(self.conf)
         return with_own_loss(criteria)

@@ -11,6 +11,7 @@ from kdhooks.errors import UsageError
 from kdhooks.history import History
 from kdhooks.ledger import OFF, Ledger, StepLedger
 from kdhooks.participants import Participants
+from kdhooks.transfer import TransferReport
 
 
 class Findings(Participants):
@@ -48,6 +49,11 @@ class Findings(Participants):
     def epoch(self) -> int:
         """The number of the epoch that is under way."""
         return self.conf.settings.distillation.train.start_epoch if self._run is None else self._run.epoch
+
+    @property
+    def transfer_report(self) -> TransferReport | None:
+        """What the last transfer of weights did, tensor by tensor; None where there was none."""
+        return None if self._transferred is None else self._transferred.report
 
     def parameters(self) -> Iterator[Any]:
         """The trainable parameters of ours; their shapes need a first loss, or `on_train_begin(dataloader)`."""

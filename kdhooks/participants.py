@@ -15,6 +15,7 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import as_criteria, teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.run import Run
+from kdhooks.transfer import Transferred
 
 
 class Participants:
@@ -39,6 +40,7 @@ class Participants:
         self._teacher: Any = None
         self._criterion: Any = None
         self._run: Run | None = None
+        self._transferred: Transferred | None = None
         if student_model is not None:
             self.student_model = student_model
         if teacher_model is not None:

@@ -200,6 +200,8 @@ class Run:
                 self.teachers[name].adopt(Choice.from_dict(saved))
         for hook in self.hooks:
             hook.on_epoch_begin(self.epoch)
+            if hasattr(hook, "continues"):
+                hook.continues()
         self._backend.set_rng_state(state["rng"])
 
     def _stateful(self) -> list[Any]:

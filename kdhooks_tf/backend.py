@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -124,6 +124,12 @@ class TensorFlowBackend:
             yield first_input(distiller)
         finally:
             self.set_rng_state(before)
+
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """None: there is nothing to transfer; UsageError where there is."""
+        if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
+            return None
+        raise UsageError("weight transfer in TensorFlow is not part of this release of kdhooks")
 
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""

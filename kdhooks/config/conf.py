@@ -93,6 +93,10 @@ class DistillationConf:
         copied: dict[str, Any] = plain(self._source.data)
         return copied
 
+    def has(self, path: str) -> bool:
+        """Whether something is configured at a path, an empty section too."""
+        return _configured(self._source.data, _parts(path)) is not _MISSING
+
     def __getitem__(self, path: str) -> Any:
         """What was configured at a path, or its default; mappings and lists are copies.
 

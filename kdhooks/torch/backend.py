@@ -140,6 +140,14 @@ class TorchBackend:
                 ).input
             )
 
+    def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
+        """Weight transfer in a run; see `kdhooks.torch.transfer.finetuning`."""
+        if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
+            return None
+        from kdhooks.torch.transfer.finetuning import finetuning
+
+        return finetuning(distiller, earlier, resumes)
+
     def monitor(self, student: nn.Module) -> Monitor:
         """An empty monitor."""
         return Monitor()

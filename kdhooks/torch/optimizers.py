@@ -30,8 +30,17 @@ for _name, _kind in vars(torch.optim).items():
         OPTIMIZERS.add(_name, _kind)
 
 
-def build_optimizer(conf: DistillationConf, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    conf: DistillationConf,
+    parameters: Iterable[nn.Parameter],
+    by_factor: Mapping[float, list[nn.Parameter]] | None = None,
+) -> torch.optim.Optimizer:
     """The optimizer that ``distillation.train.optimizer`` names, over those parameters that are trained.
+
+    Args:
+        conf: the configuration.
+        parameters: of the student.
+        by_factor: the same in groups, by the factor of their learning rate; None is one group.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -40,10 +49,15 @@ def build_optimizer(conf: DistillationConf, parameters: Iterable[nn.Parameter]) 
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
-    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained)
+    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained, by_factor)
 
 
-def named_optimizer(conf: DistillationConf, named: Named, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def named_optimizer(
+    conf: DistillationConf,
+    named: Named,
+    trained: list[nn.Parameter],
+    by_factor: Mapping[float, list[nn.Parameter]] | None = None,
+) -> torch.optim.Optimizer:
     """The optimizer of a name, over these parameters.
 
     Raises:
@@ -54,10 +68,14 @@ def named_optimizer(conf: DistillationConf, named: Named, parameters: list[nn.Pa
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
+    groups: Any = trained if by_factor is None else [{"params": several} for several in by_factor.values()]
     try:
-        return kind(parameters, **options)
+        optimizer = kind(groups, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
+    for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
+        group["lr"] = group["lr"] * factor
+    return optimizer
 
 
 class ScheduledRate(CountedRate):

@@ -117,6 +117,7 @@ def drop_dead_hooks(*modules: nn.Module) -> None:
             for number in [number for number, hook in hooks.items() if type(hook) is Gone]:
                 del hooks[number]
                 module._forward_hooks_with_kwargs.pop(number, None)
+                module._forward_hooks_always_called.pop(number, None)
                 module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 

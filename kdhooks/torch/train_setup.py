@@ -145,11 +145,22 @@ def _loader(distiller: Any, ranks: Ranks) -> Any:
     return loader
 
 
+def _by_factor(distiller: Any) -> dict[float, list[nn.Parameter]] | None:
+    finetune = distiller.conf.settings.finetune
+    if finetune is None or not finetune.lr_factors:
+        return None
+    from kdhooks.torch.transfer.groups import by_factor
+    from kdhooks.transfer import located as transfer_located
+
+    with transfer_located(distiller.conf):
+        return by_factor(distiller.student_model, finetune.lr_factors)
+
+
 def _optimizer(distiller: Any) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer | None = distiller.optimizer
     student = unwrap(distiller.student_model)
     if optimizer is None or _is_ours(optimizer):
-        optimizer = build_optimizer(distiller.conf, student.parameters())
+        optimizer = build_optimizer(distiller.conf, student.parameters(), _by_factor(distiller))
         _OURS.add(optimizer)
         return optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):

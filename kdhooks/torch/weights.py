@@ -28,7 +28,7 @@ def read_weights(model: nn.Module, path: Path) -> None:
         ModelError: the weights belong to another model.
         MissingPackageError: a safetensors file, and no safetensors.
     """
-    weights = _weights(_content(path), path)
+    weights = _weights(file_content(path), path)
     if weights and all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
     own = model.state_dict()
@@ -60,7 +60,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
-            _safetensors().save_model(model, str(temporary))
+            safetensors().save_model(model, str(temporary))
         else:
             torch.save(model.state_dict(), temporary)
         os.replace(temporary, path)
@@ -70,10 +70,22 @@ def write_weights(model: nn.Module, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _content(path: Path) -> Any:
+def file_content(path: Path, *, mapped: bool = False) -> Any:
+    """What a file of weights holds; nothing in it is run.
+
+    Args:
+        path: of the file.
+        mapped: whether tensors of torch's own files stay on disk until they are read.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds other objects than tensors and plain data.
+        MissingPackageError: a safetensors file, and no safetensors.
+    """
     try:
         if path.suffix == ".safetensors":
-            return _safetensors().load_file(str(path))
+            return safetensors().load_file(str(path))
+        if mapped and zipfile.is_zipfile(path):  # the older format can't be mapped
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -81,10 +93,15 @@ def _content(path: Path) -> Any:
     except MissingPackageError:
         raise
     except Exception:  # whatever a foreign or damaged file makes of the readers
-        cure = "it is damaged or of another kind"
-        if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
-            cure = "save model.state_dict() alone, since other objects would be run when loaded"
-        raise DataError(f"{path} holds no plain weights: {cure}") from None
+        raise no_weights(path) from None
+
+
+def no_weights(path: Path) -> DataError:
+    """The error of a file that can't be read as weights."""
+    cure = "it is damaged or of another kind"
+    if path.suffix != ".safetensors" and zipfile.is_zipfile(path):
+        cure = "save model.state_dict() alone, since other objects would be run when loaded"
+    return DataError(f"{path} holds no plain weights: {cure}")
 
 
 def _weights(content: Any, path: Path) -> dict[str, Tensor]:
@@ -103,7 +120,8 @@ def _first(words: str, names: Iterable[str]) -> list[str]:
     return [words.format(repr(found[0]) + (f" and {len(found) - 1} more" if len(found) > 1 else ""))] if found else []
 
 
-def _safetensors() -> Any:
+def safetensors() -> Any:
+    """The module ``safetensors.torch``, or a MissingPackageError."""
     try:
         import safetensors.torch
     except ImportError:

@@ -5,6 +5,7 @@ A backend hands the shapes of both sides to `plan`, does its moves with `resized
 
 from __future__ import annotations
 
+from kdhooks.transfer.begin import Transferred, located, settings_in, transfer_once
 from kdhooks.transfer.freezing import chosen, factor_of, frozen_at, grouped
 from kdhooks.transfer.matching import Move, Plan, check_patterns, plan
 from kdhooks.transfer.report import STATUSES, Entry, TransferReport
@@ -18,11 +19,15 @@ __all__ = [
     "Plan",
     "Resize",
     "TransferReport",
+    "Transferred",
     "check_patterns",
     "chosen",
     "factor_of",
     "frozen_at",
     "grouped",
+    "located",
     "plan",
     "resized",
+    "settings_in",
+    "transfer_once",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from kdhooks.config.finetune_settings import FinetuneSettings, Mismatch
@@ -43,6 +43,7 @@ def plan(
     layout: Layout,
     *,
     tied: Mapping[str, str] | None = None,
+    fixed: Collection[str] = (),
     names: tuple[str, str] = ("the source", "the student"),
 ) -> Plan:
     """What a transfer will do; nothing is touched.
@@ -53,6 +54,7 @@ def plan(
         settings: of ``finetune``.
         layout: of the framework's weights.
         tied: the student's names -> another name of the same tensor, where it has two.
+        fixed: the student's tensors of whole numbers, which can't be resized.
         names: what the source is, and the student's class, for the report and for errors.
 
     Raises:
@@ -65,7 +67,7 @@ def plan(
     entries, moves, faults = [], [], []
     for name, shape in target.items():
         try:
-            move, entry = _planned(name, found, target, source, settings, layout)
+            move, entry = _planned(name, found, target, source, settings, None if name in fixed else layout)
         except _Refused as fault:
             faults.append(f"{name!r} is of shape {fault} there and {list(shape)} here")
             continue
@@ -90,7 +92,7 @@ class _Refused(Exception):
 
 
 def _planned(
-    name: str, found: Found, target: Shapes, source: Shapes, settings: FinetuneSettings, layout: Layout
+    name: str, found: Found, target: Shapes, source: Shapes, settings: FinetuneSettings, layout: Layout | None
 ) -> tuple[Move | None, Entry]:
     shape, partner = target[name], found.partners.get(name)
     if partner is None:
@@ -109,8 +111,12 @@ def _planned(
 
 
 def _resize(
-    name: str, theirs: tuple[int, ...], shape: tuple[int, ...], settings: FinetuneSettings, layout: Layout
+    name: str, theirs: tuple[int, ...], shape: tuple[int, ...], settings: FinetuneSettings, layout: Layout | None
 ) -> Resize | None:
+    if layout is None:
+        if theirs != shape:
+            raise Unfit("another shape, and whole numbers are not resized")
+        return None
     for pattern, classes in settings.class_map.items():
         if pattern_of(pattern).fullmatch(name):
             return by_classes(classes, theirs, shape, layout)

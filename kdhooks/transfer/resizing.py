@@ -189,13 +189,14 @@ def _repeated(source: Array, axis: int, size: int, *, preserves: bool) -> Array:
         folded[np.arange(old) % size, np.arange(old)] = 1
         return _along(source, axis, folded)
     index = np.arange(size) % old
-    result = np.take(source, index, axis)
+    result: Array = np.take(source, index, axis)
     if not preserves:
         return result
     shares = (1 / np.bincount(index, minlength=old)[index]).reshape(
         [-1 if at == axis else 1 for at in range(source.ndim)]
     )
-    return (result * shares).astype(source.dtype)
+    scaled: Array = (result * shares).astype(source.dtype)
+    return scaled
 
 
 def _mapped(resize: Resize, source: Array, own: Array) -> Array:
@@ -235,13 +236,13 @@ def weights(old: int, new: int, *, cubic: bool) -> NDArray[np.float64]:
     for row in range(new):
         center = scale * (row + 0.5)
         first, last = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), old)
-        places = (np.arange(first, last) - center + 0.5) / stretch
+        places = np.asarray(np.arange(first, last) - center + 0.5, np.float64) / stretch
         kernel = _cubic(places) if cubic else np.clip(1 - np.abs(places), 0, None)
         result[row, first:last] = kernel / kernel.sum()
     return result
 
 
-def _cubic(places: NDArray[np.float64], a: float = -0.5) -> NDArray[np.float64]:
+def _cubic(places: Array, a: float = -0.5) -> Array:
     """Keys 1981, "Cubic convolution interpolation for digital image processing", equation 4."""
     x = np.abs(places)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
