@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -126,10 +126,12 @@ class TensorFlowBackend:
             self.set_rng_state(before)
 
     def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
-        """None: there is nothing to transfer; UsageError where there is."""
+        """Weight transfer in a run; see `kdhooks_tf.transfer.finetuning`."""
         if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
             return None
-        raise UsageError("weight transfer in TensorFlow is not part of this release of kdhooks")
+        from kdhooks_tf.transfer.finetuning import finetuning
+
+        return finetuning(distiller, earlier, resumes)
 
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""

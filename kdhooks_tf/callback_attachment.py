@@ -52,6 +52,7 @@ class Attachment:
         self._shims = Shims(model)
         self._means = ComponentMeans(strategy_of(model))
         self._train_function: Any = None
+        self._traced_for: list[int] = []
         self._stepping = self._evaluating = self._epoch_open = False
         self._here = threading.local()  # replicas of a distribution strategy trace in threads of their own
         self._finalizers: list[Any] = []
@@ -107,6 +108,8 @@ class Attachment:
         """An epoch of this number begins."""
         self._means.reset()
         self._distiller.on_epoch_begin(epoch)
+        if _trained(self._model) != self._traced_for:
+            self._make_train_function()  # other weights are frozen now
         self._next_epoch, self._epoch_open = epoch, True
 
     def end_epoch(self) -> None:
@@ -133,6 +136,7 @@ class Attachment:
 
     def _make_train_function(self) -> None:
         _make_anew(self._model)
+        self._traced_for = _trained(self._model)
         inner = self._model.train_function
         if self._targets is not None:
             inner = PairedSteps(self._model, self._targets, lambda batch: setattr(self._here, "target", batch))
@@ -191,9 +195,17 @@ class Attachment:
     def _total(self, given: Mapping[str, Any], loss: Any) -> Any:
         """The total of one batch, or of one replica's part of it."""
         x, y, output = given.get("x"), given.get("y"), given.get("y_pred")
+        target_input, target_labels = getattr(self._here, "target", None) or (None, None)
         with watching() as seen:
             total = self._distiller.on_after_compute_loss(
-                x, output, loss, target=labels(y, output), sample_weight=given.get("sample_weight"), **self._here.stored
+                x,
+                output,
+                loss,
+                target=labels(y, output),
+                target_input=target_input,
+                target_labels=target_labels,
+                sample_weight=given.get("sample_weight"),
+                **self._here.stored,
             )
         names, values = next(one for one in seen if one[0][-1] == "total")  # criteria may record as well
         first = next(one for one in tf.nest.flatten((x, output)) if one is not None)
@@ -274,6 +286,10 @@ def _without_stored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any,
         return (data, *args[1:]), kwargs, stored
     data, stored = without_stored(kwargs.get("data"))
     return args, {**kwargs, "data": data} if stored else kwargs, stored
+
+
+def _trained(model: Any) -> list[int]:
+    return list(map(id, model.trainable_variables))
 
 
 def _make_anew(model: Any) -> None:

@@ -68,15 +68,25 @@ class TrainLoop(BuiltInLoop):
         self._variables = list(self.student.trainable_variables)
         self._trainings: list[MatcherTraining] = []
         self._skips = hasattr(parts.optimizer, "inner_optimizer")  # a scaled loss leaves steps out
-        functions: list[Callable[..., Any]] = [self._gradient_of, self._apply, self._step]
-        if parts.traced:
-            functions = [tf.function(one, reduce_retracing=True, autograph=False) for one in functions]
-        self._gradient, self._applied, self._whole_step = functions
+        self._make_functions()
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
         self._events = EventFiles(parts.events, step=self.step)
 
     # ---- a step ------------------------------------------------------------------------------------
+
+    def _make_functions(self) -> None:
+        functions: list[Callable[..., Any]] = [self._gradient_of, self._apply, self._step]
+        if self.parts.traced:
+            functions = [tf.function(one, reduce_retracing=True, autograph=False) for one in functions]
+        self._gradient, self._applied, self._whole_step = functions
+
+    def _train_mode(self) -> None:
+        """Trace anew where another epoch trains other weights."""
+        variables = list(self.student.trainable_variables)
+        if list(map(id, variables)) != list(map(id, self._variables)):
+            self._variables = variables
+            self._make_functions()
 
     def _optimizer_step(self, group: list[Any]) -> None:
         self.parts.rate.apply()

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdhooks.config import DistillationConf
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.errors import ModelError
 from kdhooks.transfer import Layout, Move, TransferReport, plan, resized
@@ -21,20 +22,25 @@ LAYOUT = Layout(inputs=-2, classes=-1)
 """Kernels are [..., inputs, outputs]; heads [inputs, classes] and [classes]."""
 
 
-def transfer_weights(student: Any, source: Any, settings: FinetuneSettings | None = None) -> TransferReport:
+def transfer_weights(
+    student: Any, source: Any, settings: FinetuneSettings | None = None, **options: Any
+) -> TransferReport:
     """Give a student the weights of a source where they fit; nothing is touched where the whole is an error.
 
     Args:
         student: a built Keras model.
         source: a built Keras model, the path of a file (see `kdhooks_tf.transfer.files`), or a mapping from names to
             arrays or tensors.
-        settings: rename rules, resizing and so on; those of `FinetuneSettings` where there are none.
+        settings: of ``finetune``.
+        options: the same by keyword, as the YAML has them: ``rename``, ``prefixes``, ``by_order``, ``exclude``,
+            ``on_mismatch``, ``class_map``.
 
     Returns:
         What became of each weight.
 
     Raises:
         TransferError: nothing fits, or rules and shapes are at fault.
+        ConfigError: a wrong option.
         ModelError: a model that is not built, or a source that is none of these.
         DataError, MissingPackageError: of a file.
 
@@ -46,15 +52,21 @@ def transfer_weights(student: Any, source: Any, settings: FinetuneSettings | Non
         >>> report.transferred, report.skipped
         (('body/kernel', 'body/bias'), ('head/kernel', 'head/bias'))
     """
+    settings = settings_of(**options) if settings is None else settings
     require_built(student, "student")
     own = named_weights(student)
     with arrays_of(source, student) as (held, words):
         shapes = {name: tuple(one.shape) for name, one in own.items()}
         theirs = {name: tuple(one.shape) for name, one in held.items()}
-        made = plan(shapes, theirs, settings or FinetuneSettings(), LAYOUT, names=(words, type(student).__name__))
+        made = plan(shapes, theirs, settings, LAYOUT, names=(words, type(student).__name__))
         for move in made.moves:
             _put(own[move.target], held[move.source], move)
     return made.report
+
+
+def settings_of(**options: Any) -> FinetuneSettings:
+    """Options as the section ``finetune`` has them, checked by its rules; ConfigError where they break one."""
+    return DistillationConf({"finetune": options}).settings.finetune or FinetuneSettings()
 
 
 def _put(variable: Any, held: Held, move: Move) -> None:
