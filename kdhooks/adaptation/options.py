@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from kdhooks.errors import shown
 from kdhooks.names import fold
+from kdhooks.schedules.steps import is_number
 
 Kind = Literal["number", "whole", "flag", "choice", "numbers"]
 
@@ -71,8 +71,8 @@ class Option:
             return int(value) if self.kind == "whole" else float(value)
         raise ValueError(f"expected {self.words}, got {self._named(value)}")
 
-    def _admits(self, value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) < float("inf"):
+    def _admits(self, value: Any) -> TypeGuard[float]:
+        if not is_number(value):
             return False
         if self.kind == "whole" and value != int(value):
             return False

@@ -28,6 +28,7 @@ class AdapterRules:
         weight: of the term, where none is given.
         adversarial: whether it has a gradient reversal, whose coefficient matters.
         modules: of the student's own that it needs ("encoder", "head").
+        optional_modules: those that it can do without.
         labelled: whether it needs the source's labels.
     """
 
@@ -38,6 +39,7 @@ class AdapterRules:
     weight: float = 1.0
     adversarial: bool = False
     modules: tuple[str, ...] = ()
+    optional_modules: tuple[str, ...] = ()
     labelled: bool = False
 
     def problems(self, given: Mapping[str, Any]) -> list[Finding]:
@@ -124,7 +126,7 @@ for _rules in (
     AdapterRules("jan", "JAN", (1, None), {**_KERNELS, **_JAN, **_ESTIMATOR, **_POOL}),
     AdapterRules("coral", "Deep CORAL", _SEVERAL, _POOL),
     AdapterRules("mcd", "MCD", (0, 1), {**_MCD, **_SEED}, adversarial=True, modules=("head",), labelled=True),
-    AdapterRules("mdd", "MDD", (0, 1), {**_MDD, **_POOL, **_SEED}, adversarial=True),
+    AdapterRules("mdd", "MDD", (0, 1), {**_MDD, **_POOL, **_SEED}, adversarial=True, optional_modules=("head",)),
     AdapterRules("mcc", "MCC", _LOGITS, {"temperature": Option("number", 2.5, above=0)}),
     AdapterRules("bsp", "BSP", _ONE, {"k": Option("whole", 1, at_least=1), **_POOL}, weight=1e-4),
     AdapterRules("afn", "AFN", _ONE, {**_AFN, **_POOL}, weight=0.05),

@@ -8,15 +8,18 @@ device. The two batches may have different sizes: every mean is taken within its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from kdhooks.adaptation import ADAPTER_RULES, shapes
 from kdhooks.errors import ModelError
 from kdhooks.names import Table
+from kdhooks.torch.adaptation.discriminator import private
+from kdhooks.torch.adaptation.features import full_precision, pooled_shape, rows_of, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,7 @@ class DomainBatch:
         head_input: what the module that ``head:`` names was called with, part of the graph; for adapters with
             "head" among their `modules`. None takes the only feature.
         encoder_inputs: the positional arguments that the module that ``encoder:`` names was called with; for
-            adapters with "encoder" among their `modules`.
+            adapters whose encoder is attached.
     """
 
     features: tuple[Tensor, ...]
@@ -54,26 +57,27 @@ class Adapter(nn.Module):
     """One weighted term of domain adaptation: ``adapter(source, target, coefficient=…)`` is a scalar.
 
     Args:
-        seed: of the private generator that fills what the adapter owns.
+        options: keyword arguments; those of the table `ADAPTER_RULES`, with its defaults and ranges.
 
     Attributes:
         name: in the table `ADAPTERS`.
+        settings: the options, checked.
         adversarial: whether `coefficient` matters.
         layers: fewest and most layers that it looks at; 0 where logits are enough, None where any number goes.
-        modules: of the student's own ("encoder", "head") that `attach` must bring.
+        needs: modules of the student's own ("encoder", "head") that `attach` must bring.
         labelled: whether it needs the source's labels.
         built: whether the first batch has been seen.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     adversarial: ClassVar[bool] = False
     layers: ClassVar[tuple[int, int | None]] = (0, 0)
-    modules: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ()
     labelled: ClassVar[bool] = False
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.seed = seed
+        self.settings = ADAPTER_RULES[self.name].read(options) if self.name in ADAPTER_RULES else options
         self.built = False
         self._measures: dict[str, Tensor] = {}
         self._held: dict[str, Any] = {}
@@ -109,7 +113,12 @@ class Adapter(nn.Module):
         self.to(source.logits.device)
         if self._held:
             held, self._held = self._held, {}
-            self.load_state_dict(held)
+            try:
+                self.load_state_dict(held)
+            except RuntimeError as problem:
+                first = str(problem).splitlines()[-1].strip()
+                message = f"the state of the adapter {self.name!r} doesn't fit the first batch: {first}"
+                raise ModelError(message) from None
 
     def forward(self, source: DomainBatch, target: DomainBatch, *, coefficient: float | Tensor = 1.0) -> Tensor:
         """The unweighted loss of this step, a scalar in float32 or wider.
@@ -133,6 +142,25 @@ class Adapter(nn.Module):
 
     def _check(self, source: DomainBatch, target: DomainBatch) -> None:
         """Raise ModelError for what the method can't take."""
+        for batch in (source, target):
+            shapes.check_layers(self.name, len(batch.features), self.layers)
+        shapes.check_widths(self.name, "logits", source.logits.shape, target.logits.shape)
+        for one, other in zip(source.features, target.features, strict=True):
+            shapes.check_widths(self.name, "features", self._pooled(one), self._pooled(other))
+
+    def _pooled(self, feature: Tensor) -> list[int]:
+        return pooled_shape(feature.shape, self.settings.get("pool", "flatten"))
+
+    def _rows(self, batch: DomainBatch) -> Tensor:
+        """The only feature as rows [N, D]."""
+        return rows_of(batch.features[0], self.settings["pool"])
+
+    def _measure(self, name: str, value: Tensor) -> None:
+        self._measures[name] = value.detach()
+
+    def _generator(self) -> torch.Generator:
+        """The private generator, from its start."""
+        return torch.Generator("cpu").manual_seed(private(self.settings["seed"]))
 
     def _make(self, source: DomainBatch, target: DomainBatch) -> None:
         """Make discriminators, heads and maps; batches are in float32 or wider."""
@@ -146,7 +174,11 @@ class Adapter(nn.Module):
         if self.built:
             super()._load_from_state_dict(state_dict, prefix, *rest)
             return
-        self._held = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        self._held = {
+            key[len(prefix) :]: value.detach().clone() if isinstance(value, Tensor) else value
+            for key, value in state_dict.items()
+            if key.startswith(prefix)
+        }
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -156,30 +188,17 @@ class Adapter(nn.Module):
 ADAPTERS: Table[type[Adapter]] = Table("adapter")
 """Every adapter by its lower-case name; names are compared without case, ``_`` and ``-``."""
 
-
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32 or wider."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)) if tensor.is_floating_point() else tensor
+Made = TypeVar("Made", bound=type[Adapter])
 
 
-def full_precision(device: torch.device) -> Any:
-    """A context without autocast."""
-    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else _NOTHING
+def adapter(name: str) -> Callable[[Made], Made]:
+    """Decorates an adapter of the package: puts it into the table, with what `ADAPTER_RULES` says of it."""
+    rules = ADAPTER_RULES[name]
 
+    def put(made: Made) -> Made:
+        made.name, made.layers, made.adversarial = rules.name, rules.layers, rules.adversarial
+        made.needs, made.labelled = rules.modules, rules.labelled
+        ADAPTERS.add(rules.name, made)
+        return made
 
-class _Nothing:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-_NOTHING = _Nothing()
-
-
-def missing_module(adapter: str, module: str) -> ModelError:
-    """The error for a module of the student that the method needs and nobody named."""
-    return ModelError(
-        f"the adapter {adapter!r} needs the student's {module}: name its layer with {module}: in its options"
-    )
+    return put
