@@ -113,6 +113,12 @@ class Backend(Protocol):
     def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
         """What evaluates a model as the configuration says: values, score, whether higher is better."""
 
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+
+    def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host; the model is in evaluation mode."""
+
     def train(self, distiller: Any) -> None:
         """The built-in loop; calls every hook of `distiller`."""
 

@@ -17,17 +17,16 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Step, as_criteria, teachers_by_name, with_own_loss
 from kdhooks.domains import adapts, check_target, distils
 from kdhooks.errors import UsageError
-from kdhooks.evaluation import read_score
-from kdhooks.findings import Findings
 from kdhooks.history import History
 from kdhooks.hooks import RemovableHandle, UserHooks
+from kdhooks.judging import Judging
 from kdhooks.messages import logger
 from kdhooks.pairs.stored import stored_features
 from kdhooks.replayed_epochs import ReplayedEpochs
-from kdhooks.run import Evaluate, Run
+from kdhooks.run import Run
 
 
-class Distillation(Findings):
+class Distillation(Judging):
     """Knowledge distillation for the training loop that you already have.
 
     Args:
@@ -41,6 +40,7 @@ class Distillation(Findings):
             YAML's ``finetune.pretrained``.
         optimizer: what `fit()` uses and the history reads the learning rate from; None takes the YAML's.
         train_dataloader, eval_dataloader: what `fit()` iterates over; None takes the YAML's.
+        target_dataloader, target_eval_dataloader: the target domain's, for `fit()` and for validators and AdaBN.
         train_func: called by `fit()` with the student instead of the built-in loop; it calls the hooks.
         eval_func: called with the student in evaluation mode; returns a number or a mapping of numbers.
 
@@ -69,7 +69,6 @@ class Distillation(Findings):
         super().__init__(conf, student_model=student_model, teacher_model=teacher_model)
         self._user_hooks = UserHooks()
         self._pending_state: Mapping[str, Any] | None = None
-        self._fitting = False
 
     def on_train_begin(self, dataloader: Any = None, *, optimizer: Any = None) -> None:
         """Attach to the models and start counting; a second call starts anew.
@@ -90,7 +89,7 @@ class Distillation(Findings):
         if dataloader is not None and self.train_dataloader is None:
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
-        criteria = self._criteria()
+        criteria = self.summed()
         finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
         if finetuning is not None:  # before a teacher that begins as the student is made
             self._transferred, criteria = finetuning.done, (*criteria, *finetuning.criteria)
@@ -197,6 +196,8 @@ class Distillation(Findings):
         if run is None or not run.attached:
             return
         try:
+            if run.clock.steps_in_epoch and not self._failed:
+                self._set_statistics()
             self._user_hooks.emit("on_train_end", self)
         finally:
             run.end()
@@ -220,7 +221,11 @@ class Distillation(Findings):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.on_train_end()
+        self._failed = kind is not None
+        try:
+            self.on_train_end()
+        finally:
+            self._failed = False
 
     def fit(self) -> Any:
         """Train the student with `train_func`, or with the loop that the YAML describes, and evaluate.
@@ -287,49 +292,19 @@ class Distillation(Findings):
         else:
             self._pending_state = state
 
-    def _running(self, event: str) -> Run:
-        if self._run is None or not self._run.attached:
-            raise UsageError(f"call on_train_begin() before {event}()")
-        return self._run
+    def summed(self, *, of_target: bool = True) -> tuple[Criterion, ...]:
+        """The criteria of a run: what was set or ``distillation`` names, and what ``domain_adaptation`` adds.
 
-    def _criteria(self) -> tuple[Criterion, ...]:
-        """What the run sums: what was set or ``distillation`` names, and what ``domain_adaptation`` adds."""
-        own = self._criterion
-        if own is not None:
-            criteria = as_criteria(own)
+        Args:
+            of_target: whether those that need batches of a target domain are among them.
+        """
+        if self._criterion is not None:
+            criteria = as_criteria(self._criterion)
         else:
             starts = self.pretrained_model is not None and self._teacher is None
             starts = starts and not self.conf.has("distillation.train.criterion")
             distilling = distils(self.conf, self._teacher) and not starts
             criteria = self.backend.criteria(self.conf) if distilling else ()
-        if not any(adapts(criterion) for criterion in criteria):
+        if not any(map(adapts, criteria)):
             criteria += self.backend.adaptation(self.conf)
-        return with_own_loss(criteria)
-
-    def _evaluator(self) -> Evaluate | None:
-        """The user's `eval_func`, or inside `fit()` what the YAML describes."""
-        function = self.eval_func
-        if function is None:
-            return self.backend.evaluator(self) if self._fitting else None
-        settings = self.conf.settings.evaluation
-        higher = settings.metrics[0].higher_is_better if settings is not None and settings.metrics else None
-        return lambda model: (*read_score(function(model)), higher is not False)
-
-    def _judge_epoch(self) -> dict[str, Any]:
-        run = self._running("on_epoch_end")
-        train = self.conf.settings.distillation.train
-        due = (run.epoch - run.first_epoch + 1) % train.frequency == 0
-        due = due or (self._fitting and run.epoch == train.end_epoch - 1)
-        evaluate = self._evaluator() if due else None
-        if evaluate is None:
-            return {"metrics": {}, "score": None, "best": False}
-        return run.judge(self._student, evaluate, epoch=run.epoch)
-
-    def _judge_last_epoch(self) -> None:
-        """`fit()` returns an evaluated student, whatever ``frequency`` says."""
-        evaluate = self._evaluator()
-        if self._run is None or self._run.clock.step == 0:
-            logger.warning("nothing was distilled: train_func never called on_after_compute_loss")
-        elif evaluate is not None and not (self._run.history and self._run.history[-1]["metrics"]):
-            last = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}
-            last |= self._run.judge(self._student, evaluate, epoch=last["epoch"])
+        return with_own_loss(one for one in criteria if of_target or not adapts(one))

@@ -33,6 +33,8 @@ class Participants:
         self.optimizer: Any = None
         self.train_dataloader: Any = None
         self.eval_dataloader: Any = None
+        self.target_dataloader: Any = None
+        self.target_eval_dataloader: Any = None
         self.train_func: Callable[[Any], object] | None = None
         self.eval_func: Callable[[Any], object] | None = None
         self._backend: Backend | None = None
@@ -74,6 +76,10 @@ class Participants:
             return self._criterion
         criteria = self._run.objective.criteria
         return criteria[0] if len(criteria) == 1 else list(criteria)
+
+    def summed_criteria(self) -> tuple[Any, ...]:
+        """The criteria of the run that is under way; none where there is none."""
+        return () if self._run is None else self._run.objective.criteria
 
     @criterion.setter
     def criterion(self, value: Any) -> None:

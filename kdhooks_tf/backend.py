@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -218,6 +218,14 @@ class TensorFlowBackend:
 
         found: Callable[[Any], tuple[dict[str, float], float, bool]] | None = evaluator(distiller)
         return found
+
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches that are set on the distiller, or None."""
+        return distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
+
+    def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host."""
+        raise UsageError("validators of a target domain are not part of this release for TensorFlow")
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""

@@ -183,6 +183,7 @@ def domain_adaptation(dataloader: Section) -> Section:
             Key("reversal", REVERSAL, {}, "the warm start of the gradient's reversal"),
             Key("gather", a.BOOLEAN, True, "ranks that train together see the features of all of them"),
             Key("target_label_weight", Schedulable(at_least=0), 1.0, "of the cross-entropy of labelled target rows"),
+            Key("target_labels", a.BOOLEAN, False, "whether the labels of dataloader train the student, in fit()"),
             Key("ignore_index", a.WHOLE, -100, "target rows with this label have none"),
             Key("a_distance", a.BOOLEAN, False, "report the proxy A-distance of discriminators"),
             Key(

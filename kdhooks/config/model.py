@@ -259,6 +259,7 @@ class AdaptationSettings:
         reversal: the warm start of the reversed gradient.
         gather: whether ranks that train together see the features of all of them.
         target_label_weight: of the cross-entropy of labelled target rows.
+        target_labels: whether labels that the target's training data have train the student, in `fit()`.
         ignore_index: the label of target rows without one.
         a_distance: whether discriminators report the proxy A-distance.
         validator: by name; the first one chooses the best epoch.
@@ -274,6 +275,7 @@ class AdaptationSettings:
     reversal: WarmStart = field(default_factory=WarmStart)
     gather: bool = True
     target_label_weight: Schedulable = 1.0
+    target_labels: bool = False
     ignore_index: int = -100
     a_distance: bool = False
     validator: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from typing import Any
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import AdaptationSettings, Named
 from kdhooks.criterion import Step, Term
-from kdhooks.errors import ConfigError, ModelError, UsageError
+from kdhooks.errors import ConfigError, DataError, ModelError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.pairs.bound import Bound
 from kdhooks.schedules import Schedule, parse_schedule
@@ -165,13 +165,29 @@ class AdaptationCriterion(Hook, ABC):
 
     # ---- what the run asks for at an epoch's end -----------------------------------------------------
 
-    def before_evaluation(self, loader: Any) -> None:
-        """Set the student's statistics where an adapter does that; see AdaBN.
+    @property
+    def sets_statistics(self) -> bool:
+        """Whether an adapter sets the student's statistics at an epoch's end; see AdaBN."""
+        return not all(map(has_loss, self.settings.criterion))
+
+    def set_statistics(self, loader: Any) -> None:
+        """Set them.
 
         Args:
             loader: batches of the target domain.
+
+        Raises:
+            ConfigError: there is none.
         """
-        self._working().set_statistics(loader)
+        index = next(index for index, named in enumerate(self.settings.criterion) if not has_loss(named))
+        if loader is None:
+            message = "reads the target domain at each epoch's end, and there is nothing to read"
+            advice = "Set distiller.target_dataloader, or name a dataset in domain_adaptation.dataloader."
+            raise self.problem(index, message, advice)
+        try:
+            self._working().set_statistics(loader)
+        except (ModelError, DataError) as error:
+            raise self.problem(index, error) from None
 
     def predictions(self) -> Any:
         """The logits [N, C] of the epoch's target batches, on the host; None where none are kept."""

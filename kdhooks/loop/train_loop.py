@@ -103,6 +103,13 @@ class BuiltInLoop:
         """What a checkpoint holds; `states` are the generators' of all ranks."""
         raise NotImplementedError
 
+    def _more_states(self) -> dict[str, Any]:
+        """What else a rank's data depend on; beside ``start`` and ``now`` in a checkpoint."""
+        return {}
+
+    def _restore_more(self, states: Mapping[str, Any]) -> None:
+        """Put those states back."""
+
     def run(self) -> None:
         """Train until the last epoch, or until a signal."""
         while self.epoch < self.settings.end_epoch:
@@ -219,7 +226,7 @@ class BuiltInLoop:
             return
         self._ranks.share_buffers(self.student)
         data = self.parts.data
-        states = self._ranks.gather({"start": data.start, "now": data.states()})
+        states = self._ranks.gather({"start": data.start, "now": data.states(), **self._more_states()})
         if self._ranks.rank == 0:
             self.file.write(self._content(states))
         self._ranks.wait()
@@ -230,6 +237,7 @@ class BuiltInLoop:
         position, states = content["position"], content["ranks"][self._ranks.rank]
         self._saved = position["step"], path
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
+        self._restore_more(states)
         if self.batch:
             self._continued = states
         else:

@@ -248,6 +248,18 @@ class TorchBackend:
 
         return evaluator(distiller)
 
+    def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+        from kdhooks.torch.domains.data import target_loader
+
+        return target_loader(distiller, evaluation=evaluation)
+
+    def target_logits(self, distiller: Any, model: nn.Module, loader: Any) -> Any:
+        """The logits [N, C] of the target domain's rows, on the host; the model is in evaluation mode."""
+        from kdhooks.torch.domains.data import target_logits
+
+        return target_logits(distiller, model, loader)
+
     def train(self, distiller: Any) -> None:
         """The built-in loop."""
         from kdhooks.torch.train_loop import train

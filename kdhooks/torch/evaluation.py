@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from kdhooks.config.model import EvaluationSettings, ThreadSettings
+from kdhooks.domains import VALIDATORS, adapts
 from kdhooks.loop.batches import split_batch
 from kdhooks.loop.parts import located
 from kdhooks.messages import logger
@@ -51,6 +52,9 @@ def evaluator(distiller: Any) -> Evaluation | None:
 
 def score_is_higher_better(distiller: Any) -> bool | None:
     """Which way the score of `fit()` improves, or None where nothing is evaluated."""
+    adapting = next(filter(adapts, distiller.summed_criteria()), None)
+    if adapting is not None and adapting.settings.validator:
+        return VALIDATORS[adapting.settings.validator[0]].higher_is_better
     if distiller.eval_func is not None:
         settings = distiller.conf.settings.evaluation
         return settings is None or not settings.metrics or settings.metrics[0].higher_is_better is not False

@@ -6,6 +6,7 @@ distillation weight 0 it is the plain loop, bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +18,7 @@ from kdhooks.loop.stop_signals import StopSignals
 from kdhooks.loop.train_loop import BuiltInLoop
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import CheckpointFile, check_optimizer, check_processes, check_student, optimizer_state
+from kdhooks.torch.domains.both import first_rows, joined, rows_of
 from kdhooks.torch.memory_format import follow_strides, input_layout
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, gradient_scaler, needs_closure, non_finite_parameter
@@ -122,9 +124,10 @@ class TrainLoop(BuiltInLoop):
         self.distiller.on_step_begin(step)
         parts = split_batch(batch, inputs=self.parts.inputs, input_columns=self.parts.input_columns)
         given, target, mask = self._move(parts.input), self._move(parts.target), self._move(parts.mask)
-        args, kwargs = as_call(self._lay(given))  # a teacher has a layout of its own
+        other, labels = (None, None) if self.parts.target is None else map(self._move, self.parts.target.next())
+        other = self._lay(other)
         with autocast(self._precision, self.parts.device):
-            output = self.parts.forward(*args, **kwargs)
+            output = self._output(self._lay(given), other)  # a teacher has a layout of its own
             loss = self.parts.student_loss(output, target, mask)
             total: Tensor = self.distiller.on_after_compute_loss(
                 given,
@@ -135,8 +138,25 @@ class TrainLoop(BuiltInLoop):
                 mask=mask,
                 sample_ids=parts.sample_ids,
                 teacher_features=self._move(parts.teacher_features),
+                target_input=other,
+                target_labels=labels,
             )
         return total
+
+    def _output(self, given: Any, other: Any) -> Any:
+        """The student's output for the source; in a joint forward the target's rows have gone through with it."""
+        if not self.parts.joint:
+            args, kwargs = as_call(given)
+            return self.parts.forward(*args, **kwargs)
+        args, kwargs = as_call(joined(given, other))
+        return first_rows(self.parts.forward(*args, **kwargs), rows_of(given, "input"), rows_of(other, "target_input"))
+
+    def _more_states(self) -> dict[str, Any]:
+        return {} if self.parts.target is None else {"target": self.parts.target.state()}
+
+    def _restore_more(self, states: Mapping[str, Any]) -> None:
+        if self.parts.target is not None and "target" in states:
+            self.parts.target.restore(states["target"])
 
     def _note_step(self, *_: Any) -> None:
         self._stepped = True  # GradScaler leaves out steps with infinite gradients

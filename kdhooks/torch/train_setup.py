@@ -16,6 +16,8 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from kdhooks.domains import adapts
+from kdhooks.domains.cycle import TargetBatches
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.loop.parts import located, resumed
 from kdhooks.loop.rates import RateSchedule
@@ -23,6 +25,7 @@ from kdhooks.speed import Choice
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import NAME
 from kdhooks.torch.data import build_dataloader
+from kdhooks.torch.domains.data import target_loader
 from kdhooks.torch.evaluation import score_is_higher_better
 from kdhooks.torch.optimizers import build_optimizer, build_rate_schedule
 from kdhooks.torch.placement import data_seed, place, seed_generators, training_device
@@ -52,6 +55,8 @@ class Parts:
         checkpoint: the file that is written.
         resume: the file that is continued, or None.
         events: the folder of TensorBoard's files, or None.
+        target: the target domain's batches, or None.
+        joint: whether both domains go through the student in one batch.
     """
 
     device: torch.device
@@ -66,6 +71,8 @@ class Parts:
     checkpoint: Path
     resume: Path | None
     events: Path | None
+    target: TargetBatches | None = None
+    joint: bool = False
 
 
 def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
@@ -94,8 +101,7 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
     undo.enter_context(in_force(student, speed, optimizer))
     distiller.on_train_begin(optimizer=optimizer)
-    criteria = distiller.criterion
-    first = criteria[0] if isinstance(criteria, list) else criteria
+    first = distiller.summed_criteria()[0]
     loader = train.dataloader
     return Parts(
         device=device,
@@ -110,7 +116,28 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
         checkpoint=conf.workspace / NAME,
         resume=resume,
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
+        **_target(distiller, ranks),
     )
+
+
+def _target(distiller: Any, ranks: Ranks) -> dict[str, Any]:
+    """The target domain's batches, where the run adapts to one."""
+    criteria = distiller.summed_criteria()
+    adapting = next(filter(adapts, criteria), None)
+    if adapting is None:
+        return {}
+    loader = target_loader(distiller, evaluation=False, rank=ranks.rank, world_size=ranks.size)
+    if loader is None:
+        raise UsageError(
+            "there is no target domain to adapt to: set distiller.target_dataloader, or name a dataset in "
+            "domain_adaptation.dataloader"
+        )
+    settings, conf = adapting.settings, distiller.conf.settings
+    columns = () if settings.dataloader is None else settings.dataloader.input_columns
+    data = TrainingData(loader, distiller.backend)
+    batches = TargetBatches(data, inputs=conf.model.inputs, input_columns=columns, labels=settings.target_labels)
+    others = any(hasattr(one, "bind") and not adapts(one) for one in criteria)  # look at the source's rows alone
+    return {"target": batches, "joint": settings.joint_forward and not others}
 
 
 def _teachers(models: Any) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from kdhooks.check import ModelFacts, Observation, TermFacts
-from kdhooks.criterion import Criterion, Objective, Step, Term, as_criteria, teachers_by_name
+from kdhooks.criterion import Criterion, Objective, Step, Term, teachers_by_name
 from kdhooks.hooks import HookList
 from kdhooks.loop.batches import Batch
 from kdhooks_tf.losses.target import TARGET_LOSSES
@@ -43,8 +43,7 @@ def observe(distiller: Any, dataloader: Any, batches: int) -> Observation:
     backend, student = distiller.backend, distiller.student_model
     loader = loader_of(distiller, dataloader)
     teachers = teachers_by_name(distiller.teacher_model)
-    given = distiller.criterion
-    criteria = as_criteria(backend.criteria(distiller.conf) if given is None else given)
+    criteria = distiller.summed(of_target=False)
     # those that look inside of models are in use where a run is under way, so copies of them look here
     criteria = tuple(copy.deepcopy(one) if hasattr(one, "bind") else one for one in criteria)
     with untouched(loader):

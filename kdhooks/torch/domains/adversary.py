@@ -57,24 +57,24 @@ class Adversary:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _own_loss(self, source: DomainBatch, target: DomainBatch) -> Tensor:
-        own: Any = getattr(self._adapter, "discriminator_loss", None)
-        if own is None:
-            loss: Tensor = self._adapter(source, target)
-            return loss
+        """What the adversary minimises: of ADDA its discriminator's loss, of MCD its second head's, or the whole."""
+        adapter: Any = self._adapter
+        own = getattr(adapter, "discriminator_loss", None) or getattr(adapter, "heads_loss", None) or adapter
         with full_precision(source.logits.device):
-            found: Tensor = own(source, target)
-            return found
+            loss: Tensor = own(source, target)
+        return loss
 
     def against(self, source: DomainBatch, target: DomainBatch, coefficient: float) -> Tensor:
         """The student's loss against an adversary that does not move."""
-        own: Any = getattr(self._adapter, "encoder_loss", None)
-        with self._held():
-            if own is None:
-                loss: Tensor = self._adapter(source, target, coefficient=coefficient)
+        adapter: Any = self._adapter
+        with self._held(), full_precision(source.logits.device):
+            if not hasattr(adapter, "encoder_loss"):
+                loss: Tensor = adapter(source, target, coefficient=coefficient)
                 return loss
-            with full_precision(source.logits.device):
-                found: Tensor = own(target)
-                return found
+            value: Tensor = adapter.encoder_loss(target)
+            if hasattr(adapter, "auxiliary_loss"):
+                value = adapter.auxiliary_loss(source) + adapter.settings["discrepancy_weight"] * value
+            return value
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -180,3 +180,12 @@ def joined(source: Any, target: Any) -> Any:
     raise ModelError(
         f"joint_forward needs batches of one form: input is {describe(source)} and target_input is {describe(target)}"
     )
+
+
+def first_rows(output: Any, rows: int, more: int) -> Any:
+    """What a model gave for the first rows of a joint batch: its tensors that count rows in their first axis."""
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:rows] if tensor.ndim and len(tensor) == rows + more else tensor
+
+    return map_tensors(cut, output)

@@ -16,12 +16,13 @@ from kdhooks.adaptation import a_distance
 from kdhooks.config.layer_taps import LayerTap
 from kdhooks.config.model import Named
 from kdhooks.criterion import Step
+from kdhooks.domains.batches import columns_of, split_target
 from kdhooks.domains.criterion import AdaptationCriterion, check_names, has_loss
 from kdhooks.errors import CheckpointError, KDHooksError, LayerError, ModelError
 from kdhooks.messages import logger
 from kdhooks.pairs.bound import Bound
 from kdhooks.pairs.selection import found
-from kdhooks.torch.adaptation import ADAPTERS, Adapter, DomainBatch
+from kdhooks.torch.adaptation import ADAPTERS, Adapter, DomainBatch, adapt_batch_norm
 from kdhooks.torch.domains.adversary import Adversary
 from kdhooks.torch.domains.both import BothDomains, Domain
 from kdhooks.torch.domains.labels import labelled_loss
@@ -92,10 +93,10 @@ class AdaptersAtWork:
             made = ADAPTERS[named.name](**options["options"])
         except (KDHooksError, TypeError) as error:
             raise self.criterion.problem(index, error) from None
-        parts: dict[str, Any] = {}
-        for part in options["rules"].modules:
-            parts[part] = LayerTap(options[part], input=True, path=f"{named.path}.{part}")
-        parts = {part: self._found(tap) for part, tap in parts.items()}
+        parts: dict[str, LayerTap] = {}
+        for part in (ENCODER, HEAD):
+            if options[part] is not None:
+                parts[part] = self._found(LayerTap(options[part], input=True, path=f"{named.path}.{part}"))
         own = {part: find_layer(self.bound.student.root, tap.layer, "student")[1] for part, tap in parts.items()}
         made.attach(own.get(ENCODER), own.get(HEAD))
         return Placed(made, [self._found(tap) for tap in options["layers"]], parts)
@@ -228,6 +229,12 @@ class AdaptersAtWork:
     def predictions(self) -> Any:
         """The logits of the epoch's target batches, on the host; None where none are kept."""
         return self.kept.read()
+
+    def set_statistics(self, loader: Any) -> None:
+        """The statistics of BatchNorm over the target's batches."""
+        inputs, columns = self.criterion.conf.settings.model.inputs, columns_of(self.settings)
+        batches = (split_target(batch, inputs=inputs, input_columns=columns)[0] for batch in loader)
+        adapt_batch_norm(self.bound.student.root, ((given,) for given in batches))
 
     def end_epoch(self) -> None:
         """The next epoch's predictions begin."""

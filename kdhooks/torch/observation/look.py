@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdhooks.check import ModelFacts, Observation, TermFacts
-from kdhooks.criterion import Criterion, Objective, Step, Term, as_criteria, teachers_by_name
+from kdhooks.criterion import Criterion, Objective, Step, Term, teachers_by_name
 from kdhooks.hooks import HookList
 from kdhooks.loop.batches import Batch
 from kdhooks.pairs.bound import Bound
@@ -46,8 +46,7 @@ def observe(distiller: Any, dataloader: Any, batches: int) -> Observation:
     loader = loader_of(distiller, dataloader)
     student = unwrap(distiller.student_model)
     teachers = {name: unwrap(model) for name, model in teachers_by_name(distiller.teacher_model).items()}
-    given = distiller.criterion
-    criteria = as_criteria(BACKEND.criteria(distiller.conf) if given is None else given)
+    criteria = distiller.summed(of_target=False)
     # those that look inside of models are in use where a run is under way, so copies of them look here
     criteria = tuple(copy.deepcopy(one) if hasattr(one, "bind") else one for one in criteria)
     with untouched([student, *teachers.values()], loader, BACKEND):
