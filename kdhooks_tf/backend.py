@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -220,12 +220,16 @@ class TensorFlowBackend:
         return found
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
-        """The target domain's batches that are set on the distiller, or None."""
-        return distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+        from kdhooks_tf.domains.data import target_loader
+
+        return target_loader(distiller, evaluation=evaluation)
 
     def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
         """The logits [N, C] of the target domain's rows, on the host."""
-        raise UsageError("validators of a target domain are not part of this release for TensorFlow")
+        from kdhooks_tf.domains.data import target_logits
+
+        return target_logits(distiller, model, loader)
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""

@@ -11,10 +11,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from kdhooks.domains import adapts
+from kdhooks.domains.batches import split_target
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks_tf.callback_backup import Backups
@@ -22,6 +25,7 @@ from kdhooks_tf.callback_domains import END_OF_DATA, PairedSteps, TargetBatches
 from kdhooks_tf.callback_means import ComponentMeans
 from kdhooks_tf.callback_shims import Shims
 from kdhooks_tf.callback_target import labels
+from kdhooks_tf.domains.data import columns_of
 from kdhooks_tf.monitor import watching
 from kdhooks_tf.replicas import strategy_of
 from kdhooks_tf.stored_dataset import without_stored
@@ -46,7 +50,7 @@ class Attachment:
 
     def __init__(self, model: Any, distiller: Any, backups: Backups, target: Any = None) -> None:
         self.attached = False
-        self._targets = None if target is None else TargetBatches(target, strategy_of(model))
+        self._targets = _targets(distiller, target, model)
         self.ended: tuple[int, dict[str, Any]] | None = None
         self._model, self._distiller, self._backups = model, distiller, backups
         self._shims = Shims(model)
@@ -63,6 +67,7 @@ class Attachment:
         self._distiller.on_train_begin(optimizer=self._model.optimizer)
         self.attached = True
         try:
+            self._check_target()
             for name, make in (
                 ("compute_loss", self._distilled_loss),
                 ("train_step", self._step),
@@ -78,6 +83,13 @@ class Attachment:
         except BaseException:
             self.detach()
             raise
+
+    def _check_target(self) -> None:
+        if self._targets is None and any(map(adapts, self._distiller.summed_criteria())):
+            raise UsageError(
+                "domain adaptation needs batches of the target domain, and this fit has none: "
+                "DistillationCallback(distiller, target=dataset), or domain_adaptation.dataloader"
+            )
 
     def detach(self) -> None:
         """Take everything off again; a second call does nothing."""
@@ -286,6 +298,17 @@ def _without_stored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any,
         return (data, *args[1:]), kwargs, stored
     data, stored = without_stored(kwargs.get("data"))
     return args, {**kwargs, "data": data} if stored else kwargs, stored
+
+
+def _targets(distiller: Any, target: Any, model: Any) -> TargetBatches | None:
+    """The target domain's batches: the callback's own, or the distiller's."""
+    given = distiller.backend.target_loader(distiller, evaluation=False) if target is None else target
+    if given is None:
+        return None
+    inputs, columns = columns_of(distiller, evaluation=False)
+    section = distiller.conf.settings.domain_adaptation
+    split = partial(split_target, inputs=inputs, input_columns=columns)
+    return TargetBatches(given, strategy_of(model), split, labels=section is not None and section.target_labels)
 
 
 def _trained(model: Any) -> list[int]:

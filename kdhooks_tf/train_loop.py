@@ -8,7 +8,7 @@ as they do in Keras.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import zip_longest
@@ -118,7 +118,8 @@ class TrainLoop(BuiltInLoop):
         for name, value in stored.items():
             parts = replace(parts, **{name: value}) if getattr(parts, name) is None else parts
         given = (parts.input, parts.target, parts.mask, parts.teacher_output, parts.sample_ids, weight)
-        return tuple(as_tensors(part) for part in (*given, parts.teacher_features))
+        other = (None, None) if self.parts.target is None else self.parts.target.next()
+        return tuple(as_tensors(part) for part in (*given, parts.teacher_features, *other))
 
     def _step(self, *batch: Any) -> None:
         self._apply(self._gradient_of(*batch, share=None))
@@ -132,6 +133,8 @@ class TrainLoop(BuiltInLoop):
         sample_ids: Any,
         weight: Any,
         features: Any,
+        target_input: Any,
+        target_labels: Any,
         *,
         share: Any,
     ) -> list[Any]:
@@ -157,6 +160,8 @@ class TrainLoop(BuiltInLoop):
                 sample_ids=sample_ids,
                 sample_weight=weight,
                 teacher_features=features,
+                target_input=target_input,
+                target_labels=target_labels,
             )
             scaled = self.parts.optimizer.scale_loss(total if share is None else total * tf.cast(share, total.dtype))
         gradients = [
@@ -186,6 +191,13 @@ class TrainLoop(BuiltInLoop):
         self.parts.optimizer.apply(found, variables)
 
     # ---- checkpoints -------------------------------------------------------------------------------
+
+    def _more_states(self) -> dict[str, Any]:
+        return {} if self.parts.target is None else {"target": self.parts.target.state()}
+
+    def _restore_more(self, states: Mapping[str, Any]) -> None:
+        if self.parts.target is not None and "target" in states:
+            self.parts.target.restore(states["target"])
 
     def _non_finite_parameter(self) -> str | None:
         return non_finite_variable(self.student)

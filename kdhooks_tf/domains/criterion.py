@@ -65,10 +65,9 @@ class DomainAdaptationLoss(AdaptationCriterion):
                 message = f"{named.options['rules'].title} is for PyTorch, and the models are Keras models"
                 names = ", ".join(sorted(ADAPTERS))
                 raise conf.problem(named.path, message, f"In TensorFlow there are {names}.", of_key=True)
-        for key in ("alternating", "validator"):
-            if getattr(self.settings, key):
-                message = f"{key} is for PyTorch, and the models are Keras models"
-                raise conf.problem(f"domain_adaptation.{key}", message, "Remove it.", of_key=True)
+        if self.settings.alternating:
+            message = "alternating steps are for PyTorch, and the models are Keras models"
+            raise conf.problem("domain_adaptation.alternating", message, "Remove it: a single step reverses gradients.")
 
     @property
     def steps(self) -> int:

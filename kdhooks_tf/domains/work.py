@@ -55,12 +55,12 @@ class _Here(threading.local):
 
     Attributes:
         seen: the step, and both domains' batches.
-        reversed: for each reversal of a gradient whether it counts; None where it surely does.
+        lives: for each adapter whether its weight is above 0; None where it surely is.
     """
 
     def __init__(self) -> None:
         self.seen: tuple[Step, Domain, Domain] | None = None
-        self.reversed: list[Tensor | None] = []
+        self.lives: dict[int, Tensor | None] = {}
 
 
 class StepCounter(Clock):
@@ -127,7 +127,8 @@ class AdaptersAtWork:
 
     def release(self) -> bool:
         """Let go of a step's features, and count it where it reversed a gradient; False, since it is counted here."""
-        lives, self._here.reversed, self._here.seen = self._here.reversed, [], None
+        lives = [live for index, live in self._here.lives.items() if self.placed[index].adapter.adversarial]
+        self._here.lives, self._here.seen = {}, None
         self.bound.student.release()
         if lives:
             self.counter.count(lives)
@@ -156,9 +157,8 @@ class AdaptersAtWork:
             value = one.adapter(source, target, coefficient=coefficient)
         except ModelError as error:
             raise self.criterion.problem(index, error) from None
-        self.training.used(one.adapter.trainable_variables, live_now())
-        if one.adapter.adversarial:
-            self._here.reversed.append(live_now())
+        self._here.lives[index] = live = live_now()
+        self.training.used(one.adapter.trainable_variables, live)
         return value
 
     def measures(self, index: int) -> dict[str, Tensor]:
@@ -166,6 +166,9 @@ class AdaptersAtWork:
         measured = self.placed[index].adapter.measures()
         if self.settings.a_distance and "domain_accuracy" in measured:
             measured["a_distance"] = a_distance(measured["domain_accuracy"])
+        live = self._here.lives.get(index)
+        for value in () if live is None else measured.values():
+            setattr(value, PRESENT, live)
         return measured
 
     def labelled(self, step: Step) -> Tensor:
@@ -211,11 +214,15 @@ class AdaptersAtWork:
 
     # ---- an epoch's end ----------------------------------------------------------------------------
 
-    def set_statistics(self, loader: Any) -> None:
-        """Nothing: AdaBN is for PyTorch."""
-
     def predictions(self) -> Any:
-        """None: validators are for PyTorch."""
+        """None are kept of the steps, which may stand in a graph.
+
+        Raises:
+            ConfigError: validators need a loader.
+        """
+        message = "looks at the target domain at each epoch's end, and there is nothing to look at"
+        advice = "Set distiller.target_eval_dataloader, or name a dataset in domain_adaptation.eval_dataloader."
+        raise self.criterion.located("domain_adaptation.validator", message, advice)
 
     def end_epoch(self) -> None:
         """Nothing is kept of an epoch."""
