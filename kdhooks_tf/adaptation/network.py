@@ -52,6 +52,6 @@ class Layer(tf.Module):  # type: ignore[misc]
 
 def random_map(width: int, size: int, seed: int, place: int, dtype: str) -> Tensor:
     """A variable [width, size] of normal numbers that never learns."""
-    drawn = tf.random.stateless_normal((width, size), [seed, place], tf.float64, GENERATOR)
+    drawn = tf.random.stateless_normal((width, size), [seed, place], dtype=tf.float64, alg=GENERATOR)
     kept = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(tf.cast(drawn, dtype), trainable=False, aggregation=kept)

@@ -25,7 +25,8 @@ def reverse_gradient(feature: Tensor, coefficient: float | Tensor = 1.0) -> Tens
     >>> tape.gradient(total, x).numpy().tolist()
     [-0.5, -0.5]
     """
-    strength = tf.cast(coefficient, feature.dtype)
+    known = isinstance(coefficient, (int, float))  # tf.cast would round it to float32 first
+    strength = tf.constant(coefficient, feature.dtype) if known else tf.cast(coefficient, feature.dtype)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow ships no types
     def reversal(value: Tensor) -> Any:
