@@ -16,6 +16,7 @@ from kdhooks.config.layer_taps import LayerTap
 from kdhooks.criterion import Step
 from kdhooks.domains.sections import MISSING
 from kdhooks.errors import ModelError, UsageError
+from kdhooks_tf.data import as_tensors
 from kdhooks_tf.layer_mappings import tensors_of
 from kdhooks_tf.outputs import as_call, describe, logits_of, tensors_of_nest
 from kdhooks_tf.taps import Taps
@@ -73,9 +74,10 @@ class BothDomains:
 
     def _in_one(self, step: Step) -> tuple[Domain, Domain]:
         """One more forward, of both: BatchNorm takes its statistics over all rows."""
-        rows, more = rows_of(step.input, "input"), rows_of(step.target_input, "target_input")
+        given, other = as_tensors(step.input), as_tensors(step.target_input)
+        rows, more = rows_of(given, "input"), rows_of(other, "target_input")
         with self.taps.aside():
-            both = self.read(self._forward(joined(step.input, step.target_input), step), None)
+            both = self.read(self._forward(joined(given, other), step), None)
         parts = [rows, more]
         return _part(both, parts, 0, step.target), _part(both, parts, 1, step.target_labels)
 
