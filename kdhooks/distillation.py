@@ -170,9 +170,9 @@ class Distillation(Judging):
         run = self._running("on_after_compute_loss")
         check_target(run.objective.criteria, target_input, target_labels)
         given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
-        given += (target_input, target_labels)
         captured = stored_features(teacher_features, tuple(run.teachers))
-        step = Step(run.clock.now(), *given, run.teachers, captured=captured, ledger=run.ledger)
+        others: dict[str, Any] = {"teachers": run.teachers, "captured": captured, "ledger": run.ledger}
+        step = Step(run.clock.now(), *given, target_input, target_labels, **others)
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
         return total
@@ -301,10 +301,8 @@ class Distillation(Judging):
         if self._criterion is not None:
             criteria = as_criteria(self._criterion)
         else:
-            starts = self.pretrained_model is not None and self._teacher is None
-            starts = starts and not self.conf.has("distillation.train.criterion")
-            distilling = distils(self.conf, self._teacher) and not starts
-            criteria = self.backend.criteria(self.conf) if distilling else ()
+            distilled = distils(self.conf, self._teacher, self.pretrained_model)
+            criteria = self.backend.criteria(self.conf) if distilled else ()
         if not any(map(adapts, criteria)):
             criteria += self.backend.adaptation(self.conf)
         return with_own_loss(one for one in criteria if of_target or not adapts(one))

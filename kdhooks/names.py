@@ -77,6 +77,7 @@ def pattern_of(text: str) -> re.Pattern[str]:
     else:
         wild = [_wildcard(found[0]) for found in _WILD.finditer(text)] + [""]
         body = "".join(re.escape(plain) + sign for plain, sign in zip(_WILD.split(text), wild, strict=True))
+    re.compile(body)  # an error counts its position from here
     return re.compile(f"(?:{body})(?:[./].*)?", re.DOTALL)
 
 

@@ -116,11 +116,19 @@ _AFN = {
 }
 _MCD = {"discrepancy_weight": Option("number", 1.0, at_least=0)}
 _MDD = {"margin": Option("number", 4.0, above=0), "hidden_size": Option("whole", 1024, at_least=1)}
+_CAC = {
+    "encoder_levels": Option("whole", "auto", at_least=0, choices=("auto",)),
+    "weights": Option("numbers", (1.0, 1.0, 1.0), at_least=0),
+    "hidden_size": Option("whole", 32, at_least=1),
+    "class_aware": Option("flag", True),
+    "mask_prior": Option("flag", False),
+}
 _ONE, _LOGITS, _SEVERAL = (1, 1), (0, 0), (0, None)
 
 for _rules in (
     AdapterRules("dann", "DANN", _ONE, {**_network(1024), **_POOL, **_SEED}, adversarial=True),
     AdapterRules("cdan", "CDAN", _ONE, {**_network(1024), **_CDAN, **_POOL, **_SEED}, adversarial=True),
+    AdapterRules("cac", "CAC", _SEVERAL, {**_CAC, **_SEED}, adversarial=True),
     AdapterRules("adda", "ADDA", _ONE, {**_network(500), **_POOL, **_SEED}, adversarial=True, modules=("encoder",)),
     AdapterRules("mk_mmd", "MK-MMD", _SEVERAL, {**_KERNELS, **_ESTIMATOR, **_POOL}),
     AdapterRules("jan", "JAN", (1, None), {**_KERNELS, **_JAN, **_ESTIMATOR, **_POOL}),

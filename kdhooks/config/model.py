@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.adaptation import WarmStart
+from kdhooks.config.finetune_settings import FinetuneSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a model computes in."""

@@ -17,7 +17,9 @@ from kdhooks.datasets.dummy import make_dummy
 from kdhooks.datasets.filters import FILTERS, register_filter
 from kdhooks.datasets.folder import image_folder
 from kdhooks.datasets.idx import fashion_mnist, mnist
+from kdhooks.datasets.mnist_5000 import mnist_5000
 from kdhooks.datasets.npz import load_npz
+from kdhooks.datasets.scanners import two_scanners
 from kdhooks.datasets.table import DATASETS, build_dataset, register_dataset
 
 __all__ = [
@@ -33,8 +35,10 @@ __all__ = [
 register_dataset("digits", load_digits)
 register_dataset("FashionMNIST", fashion_mnist)
 register_dataset("MNIST", mnist)
+register_dataset("mnist_5000", mnist_5000)
 register_dataset("CIFAR10", cifar10)
 register_dataset("CIFAR100", cifar100)
 register_dataset("ImageFolder", image_folder)
 register_dataset("npz", load_npz)
+register_dataset("two_scanners", two_scanners)
 register_dataset("dummy", make_dummy)

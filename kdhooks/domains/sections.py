@@ -14,19 +14,20 @@ MISSING = (
 )
 
 
-def distils(conf: DistillationConf, teacher: Any) -> bool:
+def distils(conf: DistillationConf, teacher: Any, pretrained: Any = None) -> bool:
     """Whether the criterion of ``distillation`` acts.
 
     Beside ``domain_adaptation`` or ``finetune`` it does where it is written, or where there is a section
-    ``distillation`` and a teacher is set; without them it always does.
+    ``distillation`` and a teacher is set; without them it always does, unless there are weights to begin with and no
+    teacher.
     """
     written = conf.to_dict()
-    if not {"domain_adaptation", "finetune"} & set(written):
+    section = written.get("distillation") or {}
+    if (section.get("train") or {}).get("criterion") is not None:
         return True
-    section = written.get("distillation")
-    if section is None:
-        return False
-    return (section.get("train") or {}).get("criterion") is not None or teacher is not None
+    if not {"domain_adaptation", "finetune"} & set(written):
+        return pretrained is None or teacher is not None
+    return written.get("distillation") is not None and teacher is not None
 
 
 def adapts(criterion: Any) -> bool:

@@ -134,3 +134,24 @@ class ClassCounts(Metric):
     def _ratio(self, hits: Tensor, predicted: Tensor, present: Tensor) -> Tensor:
         denominator = {"F1": (predicted + present) / 2, "precision": predicted, "recall": present}[self.kind]
         return torch.where(denominator > 0, hits / denominator, 0.0)
+
+
+class Dice(ClassCounts):
+    """The Dice score of masks: F1 of every class but the background, over all places of all images, and their mean.
+
+    Args:
+        num_classes: C.
+        background: the class that counts nothing, or None where every class counts.
+    """
+
+    def __init__(self, num_classes: int, background: int | None = 0) -> None:
+        super().__init__("F1", num_classes, "macro")
+        self.background = background
+
+    def compute(self) -> Tensor:
+        """The mean from 0 to 1 over the classes that occur; NaN where none but the background does."""
+        counts = torch.stack([self.hits, self.predicted, self.present]).double()
+        if self.background is not None:
+            counts[:, self.background] = 0
+        occurs = (counts[1] + counts[2] > 0).double()
+        return torch.sum(self._ratio(counts[0], counts[1], counts[2]) * occurs) / occurs.sum()

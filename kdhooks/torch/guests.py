@@ -219,7 +219,9 @@ def process_group(student: nn.Module, found: Iterable[Any]) -> Any:
     """The ranks that train this student together, or None."""
     root = inside(student)
     for one in found:
-        if isinstance(one, DistributedDataParallel) and inside(one) is root and one.process_group.size() > 1:
+        if not isinstance(one, DistributedDataParallel) or one.process_group.size() == 1:
+            continue
+        if any(module is root for module in one.modules()):  # the student itself, or a part of what is trained
             return one.process_group
     mesh = next((getattr(parameter, "device_mesh", None) for parameter in student.parameters()), None)
     return mesh.get_group() if mesh is not None and mesh.ndim == 1 and mesh.size() > 1 else None

@@ -107,6 +107,15 @@ for _kind in ("F1", "precision", "recall"):
     METRICS.add(_kind, _class_counts(_kind))
 
 
+@METRICS.register("Dice")
+def _dice(background: int | None = 0, *, num_classes: int) -> Any:
+    from kdhooks.torch.class_metrics import Dice
+
+    if background is not None and (isinstance(background, bool) or not 0 <= background < num_classes):
+        raise UsageError(f"Dice: background must be a class from 0 to {num_classes - 1}, or null, not {background!r}")
+    return Dice(num_classes, background)
+
+
 @METRICS.register("MSE")
 def _mse() -> Any:
     return _torchmetrics().MeanSquaredError()

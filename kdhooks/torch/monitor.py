@@ -88,6 +88,10 @@ class Monitor:
         """The components of the last step."""
         return {} if self._last is None else dict(zip(self._last[0], self._last[1].tolist(), strict=True))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The same as tensors of their own on the device, without waiting for it."""
+        return {} if self._last is None else dict(zip(self._last[0], self._last[1].clone().unbind(), strict=True))
+
     @torch.no_grad()
     def end_epoch(self) -> dict[str, float]:
         """The mean of each component over the steps in which it was there; starts a new epoch."""

@@ -49,16 +49,15 @@ def build_optimizer(
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
-    return named_optimizer(conf, conf.settings.distillation.train.optimizer, trained, by_factor)
+    groups: Any = trained if by_factor is None else [{"params": several} for several in by_factor.values()]
+    optimizer = named_optimizer(conf, conf.settings.distillation.train.optimizer, groups)
+    for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
+        group["lr"] = group["lr"] * factor
+    return optimizer
 
 
-def named_optimizer(
-    conf: DistillationConf,
-    named: Named,
-    trained: list[nn.Parameter],
-    by_factor: Mapping[float, list[nn.Parameter]] | None = None,
-) -> torch.optim.Optimizer:
-    """The optimizer of a name, over these parameters.
+def named_optimizer(conf: DistillationConf, named: Named, parameters: list[Any]) -> torch.optim.Optimizer:
+    """The optimizer of a name, over these parameters or groups of them.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -68,14 +67,10 @@ def named_optimizer(
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
-    groups: Any = trained if by_factor is None else [{"params": several} for several in by_factor.values()]
     try:
-        optimizer = kind(groups, **options)
+        return kind(parameters, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
-    for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
-        group["lr"] = group["lr"] * factor
-    return optimizer
 
 
 class ScheduledRate(CountedRate):

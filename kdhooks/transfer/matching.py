@@ -187,7 +187,7 @@ def check_patterns(patterns: Iterable[str], names: Iterable[str], key: str, mode
     for pattern in patterns:
         fits = pattern_of(pattern).fullmatch
         if not any(map(fits, known)):
-            layers = {name[: name.rfind(sign)] for name in known for sign in "./" if sign in name} | set(known)
+            layers = {name[:at] for name in known for at, sign in enumerate(name) if sign in "./"} | set(known)
             advice = did_you_mean(pattern, layers) if len(layers) <= 4000 else ""
             if not advice.startswith("Did"):
                 advice = "All layers: kdhooks layers MODEL"

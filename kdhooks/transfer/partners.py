@@ -109,8 +109,8 @@ def _by_prefix(
     for _ in range(len(target)):
         votes = _votes(target, source, wanted)
         ranked = sorted(votes, key=lambda vote: _fit(votes[vote], target, source), reverse=True)
-        if not ranked or (wanted == "auto" and _fit(votes[ranked[0]], target, source) == (0, 1)):
-            return  # one name of another shape is no sign of a prefix
+        if not ranked:
+            return
         best = ranked[0]
         rivals = [vote for vote in ranked if _fit(votes[vote], target, source) == _fit(votes[best], target, source)]
         if len(rivals) > 1 and _contradict([votes[vote] for vote in rivals]):
@@ -134,7 +134,14 @@ def _votes(target: Shapes, source: Shapes, wanted: str | Sequence[str]) -> dict[
         for prefix, rest in _cuts(mine, wanted):
             if rest in source:
                 votes.setdefault(("student", prefix), []).append((mine, rest))
-    return votes
+    return {vote: pairs for vote, pairs in votes.items() if wanted != "auto" or _is_sign(pairs, target, source)}
+
+
+def _is_sign(pairs: Sequence[tuple[str, str]], target: Shapes, source: Shapes) -> bool:
+    """Whether names say that a prefix is one: a shape is the same, or several names have as many axes."""
+    if any(target[mine] == source[theirs] for mine, theirs in pairs):
+        return True
+    return len(pairs) > 1 and all(len(target[mine]) == len(source[theirs]) for mine, theirs in pairs)
 
 
 def _cuts(name: str, wanted: str | Sequence[str]) -> Iterator[tuple[str, str]]:

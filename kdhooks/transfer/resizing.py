@@ -82,7 +82,9 @@ def decide(action: Mismatch, name: str, source: Shape, target: Shape, layout: La
         return Resize("slice", _slice_words(source, target), axes)
     if action == "repeat":
         return _repeat(axes, source, target, layout)
-    return _interpolate(action, name, axes, source, target, named)
+    channels = {layout.inputs % 4, layout.classes % 4}
+    meant = named or "pos" in name.casefold()
+    return _interpolate(action, name, axes, source, target, meant=meant, spatial=channels.isdisjoint(axes))
 
 
 def _slice_words(source: Shape, target: Shape) -> str:
@@ -100,15 +102,15 @@ def _repeat(axes: tuple[int, ...], source: Shape, target: Shape, layout: Layout)
 
 
 def _interpolate(
-    action: Mismatch, name: str, axes: tuple[int, ...], source: Shape, target: Shape, named: bool
+    action: Mismatch, name: str, axes: tuple[int, ...], source: Shape, target: Shape, *, meant: bool, spatial: bool
 ) -> Resize:
-    position = "pos" in name.casefold()
-    if action == "interpolate" and len(axes) == 2 and axes[1] == axes[0] + 1 and len(target) == 4:
+    beside = len(axes) == 2 and axes[1] == axes[0] + 1 and len(target) == 4
+    if action == "interpolate" and beside and (spatial or meant):
         sizes = [f"{shape[axes[0]]}×{shape[axes[1]]}" for shape in (source, target)]
         return Resize("bicubic", f"bicubic {sizes[0]} -> {sizes[1]}", axes)
     if len(axes) != 1 or len(target) < 2:
         raise Unfit("interpolate changes one axis of positions or two of a map, and neither differs")
-    if not (position or named):
+    if not meant:
         raise Unfit("interpolate is for positions and kernels; name this tensor by a pattern if it is meant")
     grid = None if action == "linear" else _grid(action, name, source[axes[0]], target[axes[0]], len(target))
     if grid is not None:

@@ -1,94 +1,24 @@
-"""Every method of domain adaptation against NumPy oracles, in value and gradient, source and target of unequal sizes.
+"""The public formulas of domain adaptation against NumPy oracles, in value and gradient, with domains of unequal size.
 
-An adapter of a backend's table without a case here fails `test_every_adapter_has_an_oracle`.
+An adapter of a backend's table without a case in `test_adapters` fails `test_every_adapter_has_an_oracle`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.contract import adaptation_oracle as oracle
-from tests.contract import feature_oracle
-from tests.contract.adaptation_backends import ADAPTATION_BACKENDS, AdaptationBackend, Domain, Found
-from tests.contract.oracle import Array
-
-SOURCES, TARGETS, WIDTH, CLASSES = 5, 3, 4, 3
-LAMBDA = 0.3
+from tests.contract.adaptation_backends import AdaptationBackend
+from tests.contract.adaptation_cases import CLASSES, SOURCES, TARGETS, WIDTH, drawn, near, slope, wide
 
 
-@pytest.fixture(params=sorted(ADAPTATION_BACKENDS))
-def backend(request: pytest.FixtureRequest) -> AdaptationBackend:
-    return ADAPTATION_BACKENDS[request.param]
-
-
-def drawn(*shape: int, seed: int) -> Array:
-    return np.random.default_rng(seed).normal(size=shape)
-
-
-def wide(array: Array) -> Any:
-    return array.astype(np.longdouble)
-
-
-def both(*layers: int, logits_scale: float = 2.0, **fields: Any) -> tuple[Domain, Domain]:
-    """Two domains with features of these widths."""
-    domains = []
-    for seed, count in ((1, SOURCES), (2, TARGETS)):
-        features = tuple(drawn(count, width, seed=10 * seed + index) + seed for index, width in enumerate(layers))
-        logits = drawn(count, CLASSES, seed=seed) * logits_scale
-        domains.append(Domain(features, logits, **{key: value[seed - 1] for key, value in fields.items()}))
-    return domains[0], domains[1]
-
-
-def slope(value: Callable[[Any], Any], at: Array) -> Array:
-    """By steps so small that none crosses the kink of a ReLU."""
-    return feature_oracle.slope(value, at, 1e-6)
-
-
-def near(found: Any, expected: Any) -> None:
-    np.testing.assert_allclose(found, np.asarray(expected, np.float64), rtol=1e-8, atol=1e-10)
-
-
-Value = Callable[[dict[str, Any]], Any]
-
-
-def hold(found: Found, value: Value, signs: dict[str, float], source: Domain, target: Domain) -> None:
-    """Value and every gradient: of the formula, times the sign that a reversal gives; 0 where no sign is named."""
-    at: dict[str, Any] = {}
-    for side, domain in (("source", source), ("target", target)):
-        at |= {f"{side}.features.{index}": wide(one) for index, one in enumerate(domain.features)}
-        at[f"{side}.logits"] = wide(domain.logits)
-    assert found.value == pytest.approx(float(value(at)), rel=1e-8)
-    assert set(found.slopes) == set(at)
-    for key, moved in found.slopes.items():
-        sign = signs.get(key, 0.0)
-        if sign == 0:
-            assert not moved.any(), key
-            continue
-        near(moved, sign * slope(lambda one, key=key: value({**at, key: one}), at[key]))  # type: ignore[misc]
-
-
-def hold_layers(found: Found, value: Callable[[Any], Any]) -> None:
-    """The gradients of the discriminator, or of the second head, of a formula of its layers."""
-    layers = [(wide(weight), wide(bias)) for weight, bias in found.layers]
-    for index, slopes in enumerate(found.layer_slopes):
-        for part in (0, 1):
-
-            def moved(one: Array, index: int = index, part: int = part) -> Any:
-                changed = [list(pair) for pair in layers]
-                changed[index][part] = one
-                return value(changed)
-
-            near(slopes[part], slope(moved, layers[index][part]))
-
-
-def test_every_adapter_has_an_oracle(backend: AdaptationBackend) -> None:
+def test_every_adapter_has_an_oracle(adaptation: AdaptationBackend) -> None:
     held = {"dann", "cdan", "adda", "mk_mmd", "jan", "coral", "mcd", "mdd", "mcc", "bsp", "afn", "entropy", "adabn"}
-    assert backend.names - {"cac"} <= held  # cac has a page of tests of its own
-    assert {"dann", "cdan", "mk_mmd", "coral", "mcc", "entropy"} <= backend.names
+    assert adaptation.names - {"cac"} <= held  # cac has a page of tests of its own
+    assert {"dann", "cdan", "mk_mmd", "coral", "mcc", "entropy"} <= adaptation.names
 
 
 MMD = [
@@ -100,7 +30,7 @@ MMD = [
 
 
 @pytest.mark.parametrize("options", MMD)
-def test_mk_mmd(backend: AdaptationBackend, options: dict[str, Any]) -> None:
+def test_mk_mmd(adaptation: AdaptationBackend, options: dict[str, Any]) -> None:
     source, target = drawn(SOURCES, WIDTH, seed=1), drawn(TARGETS, WIDTH, seed=2) + 1
     multipliers = options.get("multipliers", (0.25, 0.5, 1.0, 2.0, 4.0))
     gamma = oracle.bandwidth(np.concatenate([wide(source), wide(target)]), options.get("bandwidth", "mean"))
@@ -109,43 +39,43 @@ def test_mk_mmd(backend: AdaptationBackend, options: dict[str, Any]) -> None:
         layer = (np.concatenate([s, t]), multipliers, gamma)
         return oracle.joint_discrepancy([layer], SOURCES, options.get("estimator", "quadratic"))
 
-    found, slopes = backend.formula("mk_mmd", source, target, **options)
+    found, slopes = adaptation.formula("mk_mmd", source, target, **options)
     assert found == pytest.approx(float(value(wide(source), wide(target))), rel=1e-8)
     near(slopes[0], slope(lambda s: value(s, wide(target)), wide(source)))
     near(slopes[1], slope(lambda t: value(wide(source), t), wide(target)))
 
 
 @pytest.mark.parametrize("width", [WIDTH, 11])
-def test_coral(backend: AdaptationBackend, width: int) -> None:
+def test_coral(adaptation: AdaptationBackend, width: int) -> None:
     source, target = drawn(SOURCES, width, seed=1) + 3, 2 * drawn(TARGETS, width, seed=2)
-    found, slopes = backend.formula("coral", source, target)
+    found, slopes = adaptation.formula("coral", source, target)
     assert found == pytest.approx(float(oracle.coral(wide(source), wide(target))), rel=1e-8)
     near(slopes[0], slope(lambda s: oracle.coral(s, wide(target)), wide(source)))
     near(slopes[1], slope(lambda t: oracle.coral(wide(source), t), wide(target)))
 
 
-def test_entropy(backend: AdaptationBackend) -> None:
+def test_entropy(adaptation: AdaptationBackend) -> None:
     logits = 3 * drawn(SOURCES, CLASSES, seed=1)
-    found, (moved,) = backend.formula("entropy", logits)
+    found, (moved,) = adaptation.formula("entropy", logits)
     assert found == pytest.approx(float(oracle.entropy(wide(logits))), rel=1e-8)
     near(moved, slope(oracle.entropy, wide(logits)))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_mcc(backend: AdaptationBackend, temperature: float) -> None:
+def test_mcc(adaptation: AdaptationBackend, temperature: float) -> None:
     logits = 3 * drawn(SOURCES, CLASSES, seed=1)
     weights = oracle.mcc_weights(wide(logits), temperature)
-    found, (moved,) = backend.formula("mcc", logits, temperature=temperature)
+    found, (moved,) = adaptation.formula("mcc", logits, temperature=temperature)
     assert found == pytest.approx(float(oracle.mcc(wide(logits), temperature, weights)), rel=1e-8)
     near(moved, slope(lambda at: oracle.mcc(at, temperature, weights), wide(logits)))
 
 
 @pytest.mark.parametrize("k", [1, 2, 9])
-def test_bsp(backend: AdaptationBackend, k: int) -> None:
-    if "bsp" not in backend.names:
+def test_bsp(adaptation: AdaptationBackend, k: int) -> None:
+    if "bsp" not in adaptation.names:
         return
     source, target = drawn(SOURCES, WIDTH, seed=1), drawn(TARGETS, WIDTH, seed=2)
-    found, slopes = backend.formula("bsp", source, target, k=k)
+    found, slopes = adaptation.formula("bsp", source, target, k=k)
     expected, moved = oracle.bsp(source, target, k)
     assert found == pytest.approx(expected, rel=1e-8)
     near(slopes[0], moved[0])
@@ -153,227 +83,13 @@ def test_bsp(backend: AdaptationBackend, k: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"step": 0.3}, {"method": "hard"}, {"method": "hard", "radius": 2.0}])
-def test_afn(backend: AdaptationBackend, options: dict[str, Any]) -> None:
-    if "afn" not in backend.names:
+def test_afn(adaptation: AdaptationBackend, options: dict[str, Any]) -> None:
+    if "afn" not in adaptation.names:
         return
     features = drawn(SOURCES, WIDTH, seed=1)
     goals = oracle.norms(wide(features)) + np.longdouble(options.get("step", 1.0))
     if options.get("method") == "hard":
         goals = np.full(SOURCES, np.longdouble(options.get("radius", 25.0)))
-    found, (moved,) = backend.formula("afn", features, **options)
+    found, (moved,) = adaptation.formula("afn", features, **options)
     assert found == pytest.approx(float(oracle.afn(wide(features), goals)), rel=1e-8)
     near(moved, slope(lambda at: oracle.afn(at, goals), wide(features)))
-
-
-@pytest.mark.parametrize("shape", [(4,), (2, 2, 2), (3, 2)])
-@pytest.mark.parametrize("pool", ["flatten", "mean"])
-def test_dann(backend: AdaptationBackend, shape: tuple[int, ...], pool: str) -> None:
-    source, target = both()
-    source = Domain((drawn(SOURCES, *shape, seed=3),), source.logits)
-    target = Domain((drawn(TARGETS, *shape, seed=4),), target.logits)
-    found = backend.adapter("dann", source, target, coefficient=LAMBDA, hidden_size=6, pool=pool)
-    assert [weight.shape[0] for weight, _ in found.layers] == [6, 6, 1]
-
-    def value(at: Any, layers: Any = None) -> Any:
-        sides = (oracle.rows(at[f"{side}.features.0"], pool) for side in ("source", "target"))
-        return oracle.domain([(wide(w), wide(b)) for w, b in found.layers] if layers is None else layers, *sides)
-
-    hold(found, value, {"source.features.0": -LAMBDA, "target.features.0": -LAMBDA}, source, target)
-    at = {"source.features.0": wide(source.features[0]), "target.features.0": wide(target.features[0])}
-    hold_layers(found, lambda layers: value(at, layers))
-    sides = (oracle.rows(one.features[0], pool) for one in (source, target))
-    assert found.measures == {"domain_accuracy": pytest.approx(oracle.accuracy(found.layers, *sides))}
-
-
-CDAN: list[dict[str, Any]] = [
-    {},
-    {"entropy": False},
-    {"entropy_weights": "mean"},
-    {"randomized": True, "random_size": 7},
-    {"detach_predictions": False},
-    {"detach_predictions": False, "randomized": True, "random_size": 3, "entropy_weights": "mean"},
-]
-
-
-@pytest.mark.parametrize("options", CDAN)
-def test_cdan(backend: AdaptationBackend, options: dict[str, Any]) -> None:
-    source, target = both(WIDTH)
-    found = backend.adapter("cdan", source, target, coefficient=LAMBDA, hidden_size=6, **options)
-    assert (found.maps is not None) == options.get("randomized", False)
-    assert found.layers[0][0].shape[1] == options.get("random_size", WIDTH * CLASSES)
-    maps = None if found.maps is None else (wide(found.maps[0]), wide(found.maps[1]))
-    kind = options.get("entropy_weights", "sum")
-
-    def value(at: Any, layers: Any = None) -> Any:
-        sides = [oracle.joined(at[f"{one}.features.0"], at[f"{one}.logits"], maps) for one in ("source", "target")]
-        weights = [oracle.certainty(at[f"{one}.logits"], kind) for one in ("source", "target")]
-        layers = [(wide(w), wide(b)) for w, b in found.layers] if layers is None else layers
-        return oracle.domain(layers, *sides, weights=(weights[0], weights[1]) if options.get("entropy", True) else None)
-
-    signs = {"source.features.0": -LAMBDA, "target.features.0": -LAMBDA}
-    if not options.get("detach_predictions", True):
-        signs |= {"source.logits": -LAMBDA, "target.logits": -LAMBDA}
-    hold(found, value, signs, source, target)
-    at = {
-        f"{side}.{key}": wide(one)
-        for side, domain in (("source", source), ("target", target))
-        for key, one in (("features.0", domain.features[0]), ("logits", domain.logits))
-    }
-    hold_layers(found, lambda layers: value(at, layers))
-
-
-def test_adda(backend: AdaptationBackend) -> None:
-    if "adda" not in backend.names:
-        return
-    inputs = drawn(SOURCES, 2, seed=5), drawn(TARGETS, 2, seed=6)
-    encoder = drawn(WIDTH, 2, seed=7), drawn(WIDTH, seed=8)
-    source, target = both(WIDTH, encoder_input=inputs)
-    found = backend.adapter("adda", source, target, coefficient=LAMBDA, encoder=encoder, hidden_size=6)
-    frozen = np.tanh(wide(inputs[0]) @ wide(encoder[0]).T + wide(encoder[1]))
-
-    def value(at: Any, layers: Any = None) -> Any:
-        layers = [(wide(w), wide(b)) for w, b in found.layers] if layers is None else layers
-        return oracle.domain(layers, frozen, at["target.features.0"])
-
-    hold(found, value, {"target.features.0": -LAMBDA}, source, target)
-    hold_layers(found, lambda layers: value({"target.features.0": wide(target.features[0])}, layers))
-
-
-@pytest.mark.parametrize("layers", [(), (4,), (4, 2)])
-def test_mk_mmd_and_coral_add_up_over_layers(backend: AdaptationBackend, layers: tuple[int, ...]) -> None:
-    source, target = both(*layers)
-    keys = [f"features.{index}" for index in range(len(layers))] or ["logits"]
-    gammas = {
-        key: oracle.bandwidth(np.concatenate([wide(s), wide(t)]), "mean")
-        for key, s, t in zip(
-            keys, source.features or (source.logits,), target.features or (target.logits,), strict=True
-        )
-    }
-
-    def mk_mmd(at: Any) -> Any:
-        five = (0.25, 0.5, 1.0, 2.0, 4.0)
-        pairs = {key: np.concatenate([at[f"source.{key}"], at[f"target.{key}"]]) for key in keys}
-        return sum(oracle.joint_discrepancy([(rows, five, gammas[key])], SOURCES) for key, rows in pairs.items())
-
-    def coral(at: Any) -> Any:
-        return sum(oracle.coral(at[f"source.{key}"], at[f"target.{key}"]) for key in keys)
-
-    signs = {f"{side}.{key}": 1.0 for side in ("source", "target") for key in keys}
-    hold(backend.adapter("mk_mmd", source, target), mk_mmd, signs, source, target)
-    hold(backend.adapter("coral", source, target), coral, signs, source, target)
-
-
-JAN: list[tuple[tuple[int, ...], dict[str, Any]]] = [
-    ((4,), {}),
-    ((4, 2), {"softmax_bandwidth": 1.68, "bandwidth": "median", "multipliers": (1.0, 2.0)}),
-    ((4, 2), {"estimator": "unbiased", "softmax_multipliers": (0.5, 1.0)}),
-    ((4,), {"estimator": "linear"}),
-]
-
-
-@pytest.mark.parametrize(("widths", "options"), JAN)
-def test_jan(backend: AdaptationBackend, widths: tuple[int, ...], options: dict[str, Any]) -> None:
-    if "jan" not in backend.names:
-        return
-    source, target = both(*widths)
-    five = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-    def layers(at: Any) -> list[Any]:
-        logits = [oracle.softmax(at[f"{side}.logits"]) for side in ("source", "target")]
-        features = [
-            np.concatenate([at[f"{side}.features.{index}"] for side in ("source", "target")])
-            for index in range(len(widths))
-        ]
-        return [np.concatenate(logits), *features]
-
-    given = {f"{side}.logits": wide(one.logits) for side, one in (("source", source), ("target", target))}
-    for side, one in (("source", source), ("target", target)):
-        given |= {f"{side}.features.{index}": wide(rows) for index, rows in enumerate(one.features)}
-    kinds = [options.get("softmax_bandwidth", "mean"), *[options.get("bandwidth", "mean")] * len(widths)]
-    gammas = [oracle.bandwidth(rows, kind) for rows, kind in zip(layers(given), kinds, strict=True)]
-    multipliers = [options.get("softmax_multipliers", (1.0,)), *[options.get("multipliers", five)] * len(widths)]
-
-    def value(at: Any) -> Any:
-        joint = list(zip(layers(at), multipliers, gammas, strict=True))
-        return oracle.joint_discrepancy(joint, SOURCES, options.get("estimator", "quadratic"))
-
-    found = backend.adapter("jan", source, target, **options)
-    hold(found, value, dict.fromkeys(given, 1.0), source, target)
-
-
-def test_adapters_of_one_formula(backend: AdaptationBackend) -> None:
-    source, target = both()
-    hold(
-        backend.adapter("entropy", source, target),
-        lambda at: oracle.entropy(at["target.logits"]),
-        {"target.logits": 1.0},
-        source,
-        target,
-    )
-    weights = oracle.mcc_weights(wide(target.logits), 2.5)
-    found = backend.adapter("mcc", source, target)
-    hold(found, lambda at: oracle.mcc(at["target.logits"], 2.5, weights), {"target.logits": 1.0}, source, target)
-    if "afn" in backend.names:
-        source, target = both(WIDTH)
-        goals = oracle.norms(np.concatenate([wide(source.features[0]), wide(target.features[0])])) + 1
-
-        def value(at: Any) -> Any:
-            return oracle.afn(np.concatenate([at["source.features.0"], at["target.features.0"]]), goals)
-
-        signs = {"source.features.0": 1.0, "target.features.0": 1.0}
-        hold(backend.adapter("afn", source, target), value, signs, source, target)
-    if "bsp" in backend.names:
-        found = backend.adapter("bsp", source, target, k=2)
-        expected, slopes = oracle.bsp(source.features[0], target.features[0], 2)
-        assert found.value == pytest.approx(expected, rel=1e-8)
-        near(found.slopes["source.features.0"], slopes[0])
-        near(found.slopes["target.features.0"], slopes[1])
-    if "adabn" in backend.names:
-        assert backend.adapter("adabn", *both()).value == 0
-
-
-def test_mcd(backend: AdaptationBackend) -> None:
-    if "mcd" not in backend.names:
-        return
-    labels = np.array([0, 2, -100, 1, 1])
-    source, target = both(WIDTH, labels=(labels, None))
-    head = drawn(CLASSES, WIDTH, seed=7), drawn(CLASSES, seed=8)
-    found = backend.adapter("mcd", source, target, coefficient=LAMBDA, head=head, discrepancy_weight=0.7)
-    (second,) = [(wide(w), wide(b)) for w, b in found.layers]
-
-    def apart(rows: Any, own: Any = head, second: Any = second) -> Any:
-        return oracle.disagreement(rows @ own[0].T + own[1], rows @ second[0].T + second[1])
-
-    def labelled(rows: Any, second: Any = second) -> Any:
-        return oracle.cross_entropy(rows @ second[0].T + second[1], labels)
-
-    rows = wide(source.features[0]), wide(target.features[0])
-    assert found.value == pytest.approx(float(labelled(rows[0]) - 0.7 * apart(rows[1])), rel=1e-8)
-    assert found.measures == {"discrepancy": pytest.approx(float(apart(rows[1])))}
-    near(found.slopes["source.features.0"], slope(labelled, rows[0]))
-    near(found.slopes["target.features.0"], LAMBDA * 0.7 * slope(apart, rows[1]))  # the encoder makes them agree
-    assert not found.slopes["source.logits"].any() and not found.slopes["target.logits"].any()
-    hold_layers(found, lambda layers: labelled(rows[0], layers[0]) - 0.7 * apart(rows[1], second=layers[0]))
-    own = wide(head[0]), wide(head[1])
-    near(found.head_slopes[0], -0.7 * slope(lambda at: apart(rows[1], (at, own[1])), own[0]))
-    near(found.head_slopes[1], -0.7 * slope(lambda at: apart(rows[1], (own[0], at)), own[1]))
-
-
-@pytest.mark.parametrize("with_head", [True, False])
-def test_mdd(backend: AdaptationBackend, with_head: bool) -> None:
-    if "mdd" not in backend.names:
-        return
-    source, target = both(WIDTH)
-    head = (drawn(CLASSES, WIDTH, seed=7), drawn(CLASSES, seed=8)) if with_head else None
-    found = backend.adapter("mdd", source, target, coefficient=LAMBDA, head=head, margin=3.0, hidden_size=6)
-    assert len(found.layers) == (1 if with_head else 2)
-    chosen = source.logits.argmax(1), target.logits.argmax(1)
-
-    def value(at: Any, layers: Any = None) -> Any:
-        layers = [(wide(w), wide(b)) for w, b in found.layers] if layers is None else layers
-        sides = (oracle.network(layers, at[f"{side}.features.0"]) for side in ("source", "target"))
-        return oracle.disparity(*sides, chosen, 3.0)
-
-    hold(found, value, {"source.features.0": -LAMBDA, "target.features.0": -LAMBDA}, source, target)
-    at = {"source.features.0": wide(source.features[0]), "target.features.0": wide(target.features[0])}
-    hold_layers(found, lambda layers: value(at, layers))

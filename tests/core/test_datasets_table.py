@@ -33,10 +33,12 @@ def test_the_names_that_a_configuration_can_use():
         "digits",
         "FashionMNIST",
         "MNIST",
+        "mnist_5000",
         "CIFAR10",
         "CIFAR100",
         "ImageFolder",
         "npz",
+        "two_scanners",
         "dummy",
     ]
 

@@ -12,6 +12,7 @@ from kdhooks.adaptation import WarmStart, a_distance
 from kdhooks.torch.adaptation.adapter import ADAPTERS, Adapter, DomainBatch, adapter
 from kdhooks.torch.adaptation.adversarial import ADDA, CDAN, DANN
 from kdhooks.torch.adaptation.batch_norm import AdaBN, adapt_batch_norm
+from kdhooks.torch.adaptation.cac import CACDomainAdversarialLoss
 from kdhooks.torch.adaptation.discrepancies import JAN, MKMMD, DeepCORAL, coral, mk_mmd
 from kdhooks.torch.adaptation.discriminator import Discriminator, domain_accuracy, domain_loss
 from kdhooks.torch.adaptation.heads import MCD, MDD
@@ -33,6 +34,7 @@ __all__ = [
     "MKMMD",
     "AdaBN",
     "Adapter",
+    "CACDomainAdversarialLoss",
     "DeepCORAL",
     "Discriminator",
     "DomainBatch",

@@ -26,9 +26,8 @@ def labelled_loss(logits: Tensor, labels: Any, ignore_index: int) -> Tensor:
         logits = logits.movedim(-1, 1)
     elif shape is None or shape != [*logits.shape[:1], *logits.shape[2:]]:
         got = f"of shape {shape}" if shape is not None else f"a {type(labels).__name__}"
-        raise ModelError(
-            f"target_labels must be class numbers for logits of shape {list(logits.shape)}, and are {got}"
-        )
+        raise ModelError(f"target_labels must be class numbers for logits of shape {list(logits.shape)}, and are {got}")
     wide = torch.promote_types(logits.dtype, torch.float32)
     total = torch.nn.functional.cross_entropy(logits.to(wide), labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp(min=1)
+    found: Tensor = total / (labels != ignore_index).sum().clamp(min=1)
+    return found

@@ -151,10 +151,11 @@ class DELTA(StartingPointCriterion):
 
     def state_dict(self) -> dict[str, Any]:
         """The model that the student began as."""
-        return {"start": {} if self._start is None else dict(self._start.state_dict())}
+        return {**super().state_dict(), "start": {} if self._start is None else dict(self._start.state_dict())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved run's starting point; CheckpointError where it is of another student."""
+        super().load_state_dict(state)
         try:
             self._begun().load_state_dict(state["start"])
         except (RuntimeError, KeyError):

@@ -50,9 +50,13 @@ class BasicFinetunner:
             DataError: the file holds no weights.
         """
         self.report = transfer_weights(model, self.pretrained_model, self.settings)
+        return self.freeze_network(model)
+
+    def freeze_network(self, model: nn.Module) -> nn.Module:
+        """Freeze a model as the last transfer did, without a transfer; for a copy, which carries no hook of ours."""
         freezer = Freezer(model, self.settings.freeze_batch_norm)
         names = set(chosen(self.settings.freeze, freezer.names()))
-        if self.is_frozen:
+        if self.is_frozen and self.report is not None:
             names |= set(self.report.transferred)
         if names or self.settings.freeze_batch_norm:
             freezer.freeze(names)
@@ -60,6 +64,20 @@ class BasicFinetunner:
         return model
 
     __call__ = finetune_network
+
+    @property
+    def finetuned_state_keys(self) -> list[str]:
+        """The names of all tensors that the last transfer took as they are."""
+        return [] if self.report is None else list(self.report.transferred)
+
+    def __deepcopy__(self, memo: Any) -> BasicFinetunner:
+        """A copy has the same pretrained model, which nothing changes, and has frozen nothing yet."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(self.__getstate__())
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_freezers": []}
 
     def release(self) -> None:
         """Set free what was frozen, and take every hook off; a second call does nothing."""

@@ -118,7 +118,7 @@ class Finetuning(Hook):
         self._continues, self._written = False, {}
 
     def _versions(self, names: Iterable[str]) -> dict[str, int]:
-        own = inside(self._distiller.student_model).state_dict(keep_vars=True)
+        own = dict(inside(self._distiller.student_model).named_parameters())  # a forward writes buffers
         return {name: own[name]._version for name in names if name in own}
 
     def on_epoch_begin(self, epoch: int) -> None:

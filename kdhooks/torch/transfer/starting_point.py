@@ -19,7 +19,6 @@ from kdhooks.errors import CheckpointError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.pairs.bound import Bound
 from kdhooks.schedules import Constant, constant_value, parse_schedule
-from kdhooks.torch.wrappers import inside
 
 
 class StartingPointCriterion(Hook):
@@ -59,10 +58,19 @@ class StartingPointCriterion(Hook):
     def _is_transferred(self, name: str) -> bool:
         return self.transferred is None or name in self.transferred
 
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
-        """The student's trained parameters by name."""
+    def state_dict(self) -> dict[str, Any]:
+        """What was transferred."""
+        return {"transferred": None if self.transferred is None else sorted(self.transferred)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what was transferred."""
+        given = state.get("transferred")
+        self.transferred = None if given is None else frozenset(given)
+
+    def _named(self, *, frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
+        """The student's trained parameters by name; those that are frozen too where they are asked for."""
         named = self._student().named_parameters()
-        return [(name.replace("_orig_mod.", ""), one) for name, one in named if one.requires_grad]
+        return [(name.replace("_orig_mod.", ""), one) for name, one in named if frozen or one.requires_grad]
 
     def _student(self) -> nn.Module:
         if self._model is None:
@@ -92,10 +100,9 @@ class L2SP(StartingPointCriterion):
 
     def on_train_begin(self) -> None:
         """Remember where the student begins, frozen layers too: they may be set free later."""
-        named = inside(self._student()).named_parameters()
         self._start = {
             name: one.detach().clone()
-            for name, one in ((name.replace("_orig_mod.", ""), one) for name, one in named)
+            for name, one in self._named(frozen=True)
             if constant_value(self._weight) != 0 and self._is_transferred(name)
         }
 
@@ -115,16 +122,16 @@ class L2SP(StartingPointCriterion):
         return start
 
     def state_dict(self) -> dict[str, Any]:
-        """The starting point."""
-        return {"start": dict(self._start)}
+        """The starting point, and what is part of it: a run that goes on transfers nothing."""
+        return {**super().state_dict(), "start": dict(self._start)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved run's starting point; CheckpointError where it is of another student."""
-        start = state.get("start", {})
-        shapes = {name: tuple(one.shape) for name, one in self._start.items()}
-        if {name: tuple(one.shape) for name, one in start.items()} != shapes:
+        super().load_state_dict(state)
+        own, start = dict(self._named(frozen=True)), state.get("start", {})
+        if any(name not in own or own[name].shape != one.shape for name, one in start.items()):
             raise CheckpointError("the state holds the starting point of another student")
-        self._start = {name: one.to(self._start[name].device, copy=True) for name, one in start.items()}
+        self._start = {name: one.to(own[name].device, copy=True) for name, one in start.items()}
 
 
 def half_squares(tensors: Sequence[Tensor], model: nn.Module) -> Tensor:
