@@ -4,9 +4,9 @@
     python examples/transfer_report.py --quick     # a few steps, to see that it runs
 
 A network has learned the digits 0 to 6 from a thousand images. Another shall tell 7, 8 and 9 apart, from 60. It begins
-with the first one's layers, and its head with those of the classes 1, 3 and 4, which look most like its own. The first
-layer is frozen with its statistics, set free after some epochs, and learns more slowly then. The same network from
-random weights stands beside it. Needs scikit-learn.
+with the first one's layers, which are frozen with their statistics while its new head learns; the second convolution is
+set free after four epochs, and learns more slowly. The same network from random weights stands beside it. Needs
+scikit-learn.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from kdhooks import Distillation
 from kdhooks.torch.transfer import parameter_groups
 
 FINETUNE = {
-    "class_map": {"head": [1, 3, 4]},
-    "freeze": ["features.0", "features.1"],
-    "unfreeze": {4: ["features"]},
-    "lr_factors": {"features.0": 0.1},
+    "freeze": ["features"],
+    "unfreeze": {4: ["features.4", "features.5"]},
+    "lr_factors": {"features": 0.3},
 }
 
 

@@ -87,7 +87,7 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
 def check(arguments: Namespace) -> int:
     """Print the report of `Distillation.check`; 2 where something is surely wrong."""
     with _messages():
-        report = _distiller(arguments).check(batches=arguments.batches)
+        report = distiller_of(arguments).check(batches=arguments.batches)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else 2
 
@@ -100,7 +100,7 @@ def suggest(arguments: Namespace) -> int:
 
     if len(arguments.teacher) != 1:
         raise UsageError(f"layers are compared with those of one teacher, and {len(arguments.teacher)} are named")
-    distiller = _distiller(arguments)
+    distiller = distiller_of(arguments)
     found: LayerSimilarity = distiller.backend.similarity(distiller, arguments.batches)
     chosen = found.suggested(arguments.pairs)
     picture = found.plot(arguments.out / "similarity.png", chosen)
@@ -125,7 +125,7 @@ def suggest(arguments: Namespace) -> int:
 def fit(arguments: Namespace) -> int:
     """Train, and say where everything is."""
     with _messages():
-        distiller = _distiller(arguments)
+        distiller = distiller_of(arguments)
         kinds = WEIGHT_FILES[distiller.backend.name]
         out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
         _writable(out, kinds)
@@ -153,7 +153,7 @@ def _report(distiller: Any, named: str | None) -> Path | None:
     return path
 
 
-def _distiller(arguments: Namespace) -> Any:
+def distiller_of(arguments: Namespace) -> Any:
     """The `Distillation` that the arguments describe."""
     from kdhooks.distillation import Distillation
 

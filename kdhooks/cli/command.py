@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdhooks import __version__
-from kdhooks.cli import actions, stored
+from kdhooks.cli import actions, stored, transferred
 from kdhooks.errors import ConfigError, KDHooksError
 
 _MODEL = "package.module:factory"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"kdhooks {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _init, _validate, _layers, _check, _suggest, _fit, _cache):
+    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _cache):
         add(commands)
     return parser
 
@@ -131,6 +131,17 @@ def _suggest(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(action=actions.suggest)
 
 
+def _transfer(commands: _Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("transfer", help="what the section finetune would do, tensor by tensor")
+    parser.add_argument("file", metavar="FILE", help="the configuration")
+    parser.add_argument("--student", required=True, metavar="MODEL", help=_MODEL)
+    parser.add_argument("--pretrained", metavar="MODEL", help=f"{_MODEL}; in place of finetune.pretrained")
+    parser.add_argument("--everything", action="store_true", help="also what is transferred under its own name")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(action=transferred.report, teacher=[], teacher_weights=[], student_weights=None)
+    _changes(parser)
+
+
 def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("fit", help="train the student as a configuration says")
     _pair(parser)
@@ -196,6 +207,11 @@ def _models(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".safetensors, .pt, .weights.h5 or .keras; one for each --teacher",
     )
+    _changes(parser)
+
+
+def _changes(parser: argparse.ArgumentParser) -> None:
+    """Changes of the configuration, and modules that it needs."""
     parser.add_argument(
         "--set",
         action="append",

@@ -18,7 +18,7 @@ def build(arguments: Namespace) -> int:
     from kdhooks.stored.building import fill_store
 
     with actions._messages():
-        distiller = actions._distiller(arguments)
+        distiller = actions.distiller_of(arguments)
         settings = distiller.conf.settings.distillation
         if settings.cache is None:
             raise distiller.conf.problem("distillation", "has no cache to fill", "Write cache: {path: DIR} below it.")

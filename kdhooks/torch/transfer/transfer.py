@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.finetune_settings import FinetuneSettings
+from kdhooks.errors import UsageError
 from kdhooks.torch.transfer.sources import opened
 from kdhooks.torch.wrappers import inside
 from kdhooks.transfer import Layout, Resize, TransferReport, plan, resized
@@ -37,6 +38,7 @@ def transfer_weights(
         TransferError: nothing fits, or a rule is wrong; the model is unchanged.
         ConfigError: a wrong option.
         DataError: the file holds no weights.
+        UsageError: the model is sharded, or on the meta device.
 
     Example:
         >>> student, other = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -49,6 +51,7 @@ def transfer_weights(
     own = {
         name.replace("_orig_mod.", ""): value for name, value in root.state_dict().items() if isinstance(value, Tensor)
     }
+    _check_places(own, type(root).__name__)
     fixed = {name for name, value in own.items() if not value.is_floating_point()}
     with opened(source) as given, torch.no_grad():
         made = plan(
@@ -73,6 +76,14 @@ def settings_of(**options: Any) -> FinetuneSettings:
     return DistillationConf({"finetune": options}).settings.finetune or FinetuneSettings()
 
 
+def _check_places(own: dict[str, Tensor], kind: str) -> None:
+    """UsageError for tensors into which nothing can be written in place."""
+    if any(value.device.type == "meta" for value in own.values()):
+        raise UsageError(f"{kind} is on the meta device, where nothing is kept: call to_empty(device=...) before")
+    if any(hasattr(value, "placements") for value in own.values()):
+        raise UsageError(f"{kind} is sharded already: weights go over before fully_shard, so transfer them first")
+
+
 def _resized(resize: Resize, source: Tensor, own: Tensor) -> Tensor:
     dtype = torch.promote_types(own.dtype, torch.float32)
     arrays = [one.detach().to("cpu", dtype).numpy() for one in (source, own)]
@@ -84,7 +95,7 @@ def _tied(own: dict[str, Tensor]) -> dict[str, str]:
     first: dict[Any, str] = {}
     tied = {}
     for name, value in own.items():
-        if value.numel() == 0 or value.device.type == "meta":
+        if value.numel() == 0:
             continue
         place = (value.data_ptr(), value.device, value.dtype, tuple(value.shape), value.stride())
         if first.setdefault(place, name) != name:

@@ -234,6 +234,23 @@ def test_learning_rate_factors_are_groups_of_the_built_in_loop(tmp_path: Path) -
     assert not torch.equal(student.body[0].weight, distiller.pretrained_model.body[0].weight)
 
 
+def test_the_built_in_loop_resumes_bit_by_bit(tmp_path: Path) -> None:
+    def fitted(folder: str, epochs: int, **workspace: Any) -> dict[str, torch.Tensor]:
+        loop = {"optimizer": {"SGD": {"learning_rate": 0.1, "momentum": 0.9}}, "end_epoch": epochs}
+        distiller = tuned(
+            {"freeze": ["stem"], "unfreeze": {1: ["stem.0"]}, "l2_sp": {"weight": 0.3}},
+            classes=4,
+            distillation={"train": loop},
+            tuning={"workspace": {"path": str(tmp_path / folder), **workspace}},
+        )
+        distiller.train_dataloader = batches()
+        return state(distiller.fit())
+
+    whole = fitted("whole", 2)
+    fitted("parts", 1)
+    assert same(fitted("parts", 2, resume=True), whole)
+
+
 def test_a_loop_whose_optimizer_has_no_such_groups_is_told(caplog: pytest.LogCaptureFixture) -> None:
     factors = {"stem": 0.1}
     with caplog.at_level(logging.WARNING, logger="kdhooks"):

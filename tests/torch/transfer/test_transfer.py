@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kdhooks.errors import UsageError
 from kdhooks.torch.transfer import BasicFinetunner, transfer_weights
 from kdhooks.transfer.resizing import weights
 from tests.torch.transfer.models import batches, net, same
@@ -28,6 +29,14 @@ def test_the_user_s_generators_are_left_alone() -> None:
     before = torch.get_rng_state()
     transfer_weights(net(2, channels=3), net(1), on_mismatch={"stem": "repeat"})
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_student_without_values_is_refused() -> None:
+    with torch.device("meta"):
+        student = nn.Linear(2, 2)
+    told = r"^Linear is on the meta device, where nothing is kept: call to_empty\(device=...\) before$"
+    with pytest.raises(UsageError, match=told):
+        transfer_weights(student, nn.Linear(2, 2))
 
 
 def test_values_are_cast_to_what_the_student_computes_in() -> None:
