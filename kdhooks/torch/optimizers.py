@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from kdhooks.errors import CheckpointError, ModelError
 from kdhooks.loop.parts import named_options
 from kdhooks.loop.rates import OTHER, ConstantRate, CountedRate, RateSchedule, check_plateau, factor_of, is_plateau
 from kdhooks.names import Table, did_you_mean
+from kdhooks.torch.fused_optimizers import fusing
 
 OPTIMIZERS: Table[type[torch.optim.Optimizer]] = Table("optimizer")
 """Every class of ``torch.optim``."""
@@ -34,6 +36,8 @@ def build_optimizer(
     conf: DistillationConf,
     parameters: Iterable[nn.Parameter],
     by_factor: Mapping[float, list[nn.Parameter]] | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer that ``distillation.train.optimizer`` names, over those parameters that are trained.
 
@@ -41,6 +45,7 @@ def build_optimizer(
         conf: the configuration.
         parameters: of the student.
         by_factor: the same in groups, by the factor of their learning rate; None is one group.
+        fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -50,14 +55,21 @@ def build_optimizer(
     if not trained:
         raise ModelError("the student has no parameter to train: each has requires_grad=False")
     groups: Any = trained if by_factor is None else [{"params": several} for several in by_factor.values()]
-    optimizer = named_optimizer(conf, conf.settings.distillation.train.optimizer, groups)
+    optimizer = named_optimizer(conf, conf.settings.distillation.train.optimizer, groups, fused=fused)
     for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
         group["lr"] = group["lr"] * factor
     return optimizer
 
 
-def named_optimizer(conf: DistillationConf, named: Named, parameters: list[Any]) -> torch.optim.Optimizer:
-    """The optimizer of a name, over these parameters or groups of them.
+def _weights(parameters: list[Any]) -> list[Tensor]:
+    """The parameters of a list of them, or of groups of them."""
+    return [weight for one in parameters for weight in (one["params"] if isinstance(one, dict) else [one])]
+
+
+def named_optimizer(
+    conf: DistillationConf, named: Named, parameters: list[Any], *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer of a name, over these parameters or groups of them, fused where that is asked for and can be.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -68,6 +80,9 @@ def named_optimizer(conf: DistillationConf, named: Named, parameters: list[Any])
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
     try:
+        if fused and fusing(kind, options, _weights(parameters)):
+            with suppress(RuntimeError):  # a torch that has no such kernel for these weights
+                return kind(parameters, **options | {"fused": True})
         return kind(parameters, **options)
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
