@@ -181,7 +181,9 @@ class MatcherTraining:
             kept = optimizer.variables
             if [tuple(one.shape) for one in kept] != [np.shape(value) for value in saved["values"]]:
                 kind = type(optimizer).__name__
-                raise CheckpointError(f"the state's {self._what.split()[-1]} were trained by another optimizer than {kind}")
+                raise CheckpointError(
+                    f"the state's {self._what.split()[-1]} were trained by another optimizer than {kind}"
+                )
             for one, value in zip(kept, saved["values"], strict=True):
                 one.assign(value)
             self.groups.append((group, optimizer))

@@ -52,7 +52,7 @@ def mk_mmd(
     >>> float(mk_mmd(tf.zeros((4, 3)), tf.zeros((2, 3))))
     0.0
     """
-    options = {"multipliers": multipliers, "bandwidth": bandwidth, "estimator": estimator, "pool": pool}
+    options: dict[str, Any] = {"multipliers": multipliers, "bandwidth": bandwidth, "estimator": estimator, "pool": pool}
     options = ADAPTER_RULES["mk_mmd"].read(options)
     both = two_domains("mk_mmd", source, target, options["pool"])
     kernels = _kernels(tf.concat(both, 0), options["multipliers"], options["bandwidth"])

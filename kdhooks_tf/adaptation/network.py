@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import tensorflow as tf
@@ -27,7 +28,7 @@ class Discriminator(tf.Module):  # type: ignore[misc]
         sizes = [width, *[hidden_size] * hidden_layers, 1]
         drawing = Drawing(seed)
         self.width = width
-        self.layers = [Layer(*ends, drawing, dtype) for ends in zip(sizes[:-1], sizes[1:], strict=True)]
+        self.layers = [Layer(*ends, drawing, dtype) for ends in itertools.pairwise(sizes)]
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The logit of each row [N, width] being of the source, [N]."""

@@ -94,4 +94,6 @@ class DomainAdaptationLoss(AdaptationCriterion):
 
     def at_work(self, bound: Bound) -> AdaptersAtWork:
         """The adapters on the student of a run."""
-        return AdaptersAtWork(self, bound, [index for index, one in enumerate(self.settings.criterion) if has_loss(one)])
+        return AdaptersAtWork(
+            self, bound, [index for index, one in enumerate(self.settings.criterion) if has_loss(one)]
+        )

@@ -258,7 +258,10 @@ class AdaptersAtWork:
             self.placed[index] = self._place(index, self.settings.criterion[index])
             adapter = self.placed[index].adapter
             adapter.make(dict(saved["sizes"]))
-            shapes, given = [list(one.shape) for one in adapter.variables], [list(np.shape(w)) for w in saved["weights"]]
+            shapes, given = (
+                [list(one.shape) for one in adapter.variables],
+                [list(np.shape(w)) for w in saved["weights"]],
+            )
             if shapes != given:
                 raise ModelError(f"{adapter.name} has weights of shapes {shapes}, and the state {given}")
             for variable, value in zip(adapter.variables, saved["weights"], strict=True):

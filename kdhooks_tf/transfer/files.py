@@ -70,7 +70,7 @@ def _content(path: Path, model: Layer) -> Iterator[dict[str, Held]]:
             yield _named(_numbered(file), model)
     else:
         with _hdf5(path) as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            root = file.get("model_weights", file)
             yield dict(_classic(root)) if "layer_names" in root.attrs else _named(_numbered(file), model)
 
 

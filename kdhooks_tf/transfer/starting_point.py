@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from kdhooks.config.finetune_settings import Scheduled
-from kdhooks.criterion import Step, Term
+from kdhooks.criterion import Step, Term, Weight
 from kdhooks.errors import CheckpointError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.pairs.bound import Bound
@@ -49,7 +49,7 @@ class L2SP(Hook):
     def __init__(
         self, weight: Scheduled = 0.01, new_weight: Scheduled = 0.01, *, transferred: Collection[str] | None = None
     ) -> None:
-        self.student_weight = Constant(0.0)
+        self.student_weight: Weight = Constant(0.0)
         self.transferred = transferred
         self._weight = parse_schedule(weight, at_least=0.0)
         self._model: Any = None
@@ -81,7 +81,9 @@ class L2SP(Hook):
     def value(self, step: Step) -> Tensor:
         """Half the squared distance to the starting point."""
         named = self._trained().items()
-        return half_squares([tf.convert_to_tensor(one) - self._start[name] for name, one in named if name in self._start])
+        return half_squares(
+            [tf.convert_to_tensor(one) - self._start[name] for name, one in named if name in self._start]
+        )
 
     def decay(self, step: Step) -> Tensor:
         """Half the squared norm of the weights that were not transferred."""

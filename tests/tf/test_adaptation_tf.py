@@ -1,4 +1,4 @@
-"""Adapters by themselves in TensorFlow: graphs, precision, private numbers, shapes; the formulas are held in tests/contract."""
+"""Adapters by themselves in TensorFlow: graphs, precision, private numbers, shapes; tests/contract has the formulas."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def test_the_shapes_that_an_adapter_refuses() -> None:
         "the adapter 'dann' needs features whose size is known when a graph is traced, and they have shape "
         "[5, None, 4]; pool: mean takes the mean over space or tokens"
     )
-    with pytest.raises(UsageError, match=r"^the adapter 'cdan': hidden_size: expected a whole number of at least 1, got 0$"):
+    with pytest.raises(
+        UsageError, match=r"^the adapter 'cdan': hidden_size: expected a whole number of at least 1, got 0$"
+    ):
         CDAN(hidden_size=0)
 
 

@@ -47,6 +47,9 @@ class Loop:
 
         self.step = way(step)
 
+    def variables(self) -> list[Any]:
+        return [*self.model.weights, *self.optimizer.variables]
+
     def run(self, first: int = 0, last: int = 6) -> list[float]:
         totals = []
         for number in range(first, last):
@@ -122,9 +125,9 @@ def test_a_resumed_run_ends_with_the_same_bits() -> None:
     distiller, loop = begun(plain())
     distiller.on_train_begin(optimizer=loop.optimizer)
     half = loop.run(0, 3)
-    state, kept = distiller.state_dict(), [weights(loop.model), [np.array(one.numpy()) for one in loop.optimizer.variables]]
+    state, kept = distiller.state_dict(), [np.array(one.numpy()) for one in loop.variables()]
     again, other = begun(plain())
-    for one, value in zip([*other.model.weights, *other.optimizer.variables], [*kept[0], *kept[1]], strict=True):
+    for one, value in zip(other.variables(), kept, strict=True):
         one.assign(value)
     again.load_state_dict(state)
     again.on_train_begin(optimizer=other.optimizer)

@@ -117,7 +117,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     np.savez(pickled, **{"dense/kernel": np.array([print], dtype=object)})
     with pytest.raises(DataError):
         transfer_weights(network(), pickled)
-    with pytest.raises(DataError, match="files of .weights.h5, .keras, .h5, .safetensors or .npz"):
+    with pytest.raises(DataError, match=r"files of .weights.h5, .keras, .h5, .safetensors or .npz"):
         transfer_weights(network(), tmp_path / "model.pt")
     with pytest.raises(ConfigError) as refused:
         Distillation({"finetune": {"lr_factors": {"head": 2.0}}}, student_model=network()).on_train_begin()
