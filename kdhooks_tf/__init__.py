@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdhooks_tf.callback import DistillationCallback
     from kdhooks_tf.criteria import KnowledgeDistillationLoss
+    from kdhooks_tf.domains import DomainAdaptationLoss
     from kdhooks_tf.intermediate import IntermediateLayersKnowledgeDistillationLoss
     from kdhooks_tf.self_distillation import SelfKnowledgeDistillationLoss
     from kdhooks_tf.stored_dataset import stored_outputs
 
 _WHERE = {
     "DistillationCallback": "kdhooks_tf.callback",
+    "DomainAdaptationLoss": "kdhooks_tf.domains",
     "IntermediateLayersKnowledgeDistillationLoss": "kdhooks_tf.intermediate",
     "KnowledgeDistillationLoss": "kdhooks_tf.criteria",
     "SelfKnowledgeDistillationLoss": "kdhooks_tf.self_distillation",
@@ -26,6 +28,7 @@ _WHERE = {
 
 __all__ = [
     "DistillationCallback",
+    "DomainAdaptationLoss",
     "IntermediateLayersKnowledgeDistillationLoss",
     "KnowledgeDistillationLoss",
     "SelfKnowledgeDistillationLoss",

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
-from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
+from kdhooks.errors import ConfigError, KDHooksError, ModelError
 from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
@@ -64,7 +64,9 @@ class TensorFlowBackend:
         """The criterion of ``domain_adaptation``, where the configuration has this section."""
         if conf.settings.domain_adaptation is None:
             return ()
-        raise conf.problem("domain_adaptation", "is not part of this release for TensorFlow", of_key=True)
+        from kdhooks_tf.domains import DomainAdaptationLoss
+
+        return (DomainAdaptationLoss.of(conf),)
 
     def bind(self, criteria: Sequence[Any], student: Any, teachers: Mapping[str, Any], distiller: Any) -> None:
         """Give the models to the criteria that look inside of them, and the teachers what they may be timed on."""
@@ -124,10 +126,12 @@ class TensorFlowBackend:
             self.set_rng_state(before)
 
     def finetuning(self, distiller: Any, earlier: Any, resumes: bool) -> Any:
-        """None: there is nothing to transfer; UsageError where there is."""
+        """Weight transfer in a run; see `kdhooks_tf.transfer.finetuning`."""
         if distiller.conf.settings.finetune is None and distiller.pretrained_model is None:
             return None
-        raise UsageError("weight transfer in TensorFlow is not part of this release of kdhooks")
+        from kdhooks_tf.transfer.finetuning import finetuning
+
+        return finetuning(distiller, earlier, resumes)
 
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""
@@ -216,12 +220,16 @@ class TensorFlowBackend:
         return found
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
-        """The target domain's batches that are set on the distiller, or None."""
-        return distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
+        """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
+        from kdhooks_tf.domains.data import target_loader
+
+        return target_loader(distiller, evaluation=evaluation)
 
     def target_logits(self, distiller: Any, model: Any, loader: Any) -> Any:
         """The logits [N, C] of the target domain's rows, on the host."""
-        raise UsageError("validators of a target domain are not part of this release for TensorFlow")
+        from kdhooks_tf.domains.data import target_logits
+
+        return target_logits(distiller, model, loader)
 
     def train(self, distiller: Any) -> None:
         """The built-in loop."""

@@ -17,6 +17,7 @@ from kdhooks.errors import ModelError, UsageError
 from kdhooks.messages import logger
 from kdhooks_tf.callback_attachment import Attachment, is_attached
 from kdhooks_tf.callback_backup import Backups, callback_lists
+from kdhooks_tf.callback_domains import check_target
 
 # The student that each distiller got from a fit and not from the user: another fit may give it another one.
 _taken: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -45,9 +46,12 @@ class DistillationCallback(keras.callbacks.Callback):  # type: ignore[misc]  # K
 
     Args:
         distiller: a `kdhooks.Distillation`; where it has no student_model it takes the model of the fit.
+        target: for domain adaptation, a ``tf.data.Dataset`` of the target domain's batches, inputs alone or
+            ``(inputs, labels)``, of any size. It begins anew where it ends; each step takes one batch.
 
     Raises:
         ModelError: Keras runs on another backend than TensorFlow.
+        UsageError: `target` is no dataset of batches.
 
     Example:
         >>> import keras, numpy
@@ -62,7 +66,7 @@ class DistillationCallback(keras.callbacks.Callback):  # type: ignore[misc]  # K
         ['distillation/CE', 'distillation/KL', 'loss']
     """
 
-    def __init__(self, distiller: Any) -> None:
+    def __init__(self, distiller: Any, *, target: Any = None) -> None:
         super().__init__()
         backend = keras.backend.backend()
         if backend != "tensorflow":
@@ -71,6 +75,7 @@ class DistillationCallback(keras.callbacks.Callback):  # type: ignore[misc]  # K
                 "set KERAS_BACKEND=tensorflow before keras is imported"
             )
         self.distiller = distiller
+        self.target = None if target is None else check_target(target)
         self._attachment: Attachment | None = None
         self._ended: tuple[int, dict[str, Any]] | None = None
         self._backups = Backups(())
@@ -90,7 +95,7 @@ class DistillationCallback(keras.callbacks.Callback):  # type: ignore[misc]  # K
         self._check(model)
         lists = callback_lists()
         self._backups = Backups(one for each in lists for one in each.callbacks)
-        attachment = Attachment(model, self.distiller, self._backups)
+        attachment = Attachment(model, self.distiller, self._backups, self.target)
         attachment.attach()
         self._attachment, self._first_epoch = attachment, True
         # An interrupted fit leaves no trace but its objects' end: the list's, or ours.

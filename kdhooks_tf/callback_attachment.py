@@ -11,23 +11,27 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
+from kdhooks.domains import adapts
+from kdhooks.domains.batches import split_target
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks_tf.callback_backup import Backups
+from kdhooks_tf.callback_domains import END_OF_DATA, PairedSteps, TargetBatches
 from kdhooks_tf.callback_means import ComponentMeans
 from kdhooks_tf.callback_shims import Shims
 from kdhooks_tf.callback_target import labels
+from kdhooks_tf.domains.data import columns_of
 from kdhooks_tf.monitor import watching
 from kdhooks_tf.replicas import strategy_of
 from kdhooks_tf.stored_dataset import without_stored
 
 _MARK = "kdhooks"
 _ARGUMENTS = ("x", "y", "y_pred", "sample_weight")
-_END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 
 class Attachment:
@@ -37,19 +41,22 @@ class Attachment:
         model: compiled and built.
         distiller: its `kdhooks.Distillation`.
         backups: where the state is saved beside the model's.
+        target: a dataset of the target domain's batches, or None.
 
     Attributes:
         attached: between `attach` and `detach`.
         ended: the number of the epoch that would come next and the state of the distiller, once detached.
     """
 
-    def __init__(self, model: Any, distiller: Any, backups: Backups) -> None:
+    def __init__(self, model: Any, distiller: Any, backups: Backups, target: Any = None) -> None:
         self.attached = False
+        self._targets = _targets(distiller, target, model)
         self.ended: tuple[int, dict[str, Any]] | None = None
         self._model, self._distiller, self._backups = model, distiller, backups
         self._shims = Shims(model)
         self._means = ComponentMeans(strategy_of(model))
         self._train_function: Any = None
+        self._traced_for: list[int] = []
         self._stepping = self._evaluating = self._epoch_open = False
         self._here = threading.local()  # replicas of a distribution strategy trace in threads of their own
         self._finalizers: list[Any] = []
@@ -60,6 +67,7 @@ class Attachment:
         self._distiller.on_train_begin(optimizer=self._model.optimizer)
         self.attached = True
         try:
+            self._check_target()
             for name, make in (
                 ("compute_loss", self._distilled_loss),
                 ("train_step", self._step),
@@ -75,6 +83,13 @@ class Attachment:
         except BaseException:
             self.detach()
             raise
+
+    def _check_target(self) -> None:
+        if self._targets is None and any(map(adapts, self._distiller.summed_criteria())):
+            raise UsageError(
+                "domain adaptation needs batches of the target domain, and this fit has none: "
+                "DistillationCallback(distiller, target=dataset), or domain_adaptation.dataloader"
+            )
 
     def detach(self) -> None:
         """Take everything off again; a second call does nothing."""
@@ -105,6 +120,8 @@ class Attachment:
         """An epoch of this number begins."""
         self._means.reset()
         self._distiller.on_epoch_begin(epoch)
+        if _trained(self._model) != self._traced_for:
+            self._make_train_function()  # other weights are frozen now
         self._next_epoch, self._epoch_open = epoch, True
 
     def end_epoch(self) -> None:
@@ -131,7 +148,10 @@ class Attachment:
 
     def _make_train_function(self) -> None:
         _make_anew(self._model)
+        self._traced_for = _trained(self._model)
         inner = self._model.train_function
+        if self._targets is not None:
+            inner = PairedSteps(self._model, self._targets, lambda batch: setattr(self._here, "target", batch))
 
         def train_function(iterator: Any) -> Any:
             self._stepping = True
@@ -143,7 +163,7 @@ class Attachment:
                 with ledger.border("end"):  # that of on_step_end is seen in the tracing only
                     pass
                 return logs
-            except _END_OF_DATA:
+            except END_OF_DATA:
                 raise
             except BaseException:
                 self.detach()
@@ -187,9 +207,17 @@ class Attachment:
     def _total(self, given: Mapping[str, Any], loss: Any) -> Any:
         """The total of one batch, or of one replica's part of it."""
         x, y, output = given.get("x"), given.get("y"), given.get("y_pred")
+        target_input, target_labels = getattr(self._here, "target", None) or (None, None)
         with watching() as seen:
             total = self._distiller.on_after_compute_loss(
-                x, output, loss, target=labels(y, output), sample_weight=given.get("sample_weight"), **self._here.stored
+                x,
+                output,
+                loss,
+                target=labels(y, output),
+                target_input=target_input,
+                target_labels=target_labels,
+                sample_weight=given.get("sample_weight"),
+                **self._here.stored,
             )
         names, values = next(one for one in seen if one[0][-1] == "total")  # criteria may record as well
         first = next(one for one in tf.nest.flatten((x, output)) if one is not None)
@@ -270,6 +298,21 @@ def _without_stored(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any,
         return (data, *args[1:]), kwargs, stored
     data, stored = without_stored(kwargs.get("data"))
     return args, {**kwargs, "data": data} if stored else kwargs, stored
+
+
+def _targets(distiller: Any, target: Any, model: Any) -> TargetBatches | None:
+    """The target domain's batches: the callback's own, or the distiller's."""
+    given = distiller.backend.target_loader(distiller, evaluation=False) if target is None else target
+    if given is None:
+        return None
+    inputs, columns = columns_of(distiller, evaluation=False)
+    section = distiller.conf.settings.domain_adaptation
+    split = partial(split_target, inputs=inputs, input_columns=columns)
+    return TargetBatches(given, strategy_of(model), split, labels=section is not None and section.target_labels)
+
+
+def _trained(model: Any) -> list[int]:
+    return list(map(id, model.trainable_variables))
 
 
 def _make_anew(model: Any) -> None:

@@ -33,13 +33,13 @@ def named_layers(model: Layer) -> dict[str, Layer]:
 
 
 def _below(layer: Layer, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Layer]]:
-    for names, child in _children(layer):
+    for names, child in children(layer):
         if id(child) not in above:
             yield prefix + names[0], child
             yield from _below(child, f"{prefix}{names[0]}/", (*above, id(child)))
 
 
-def _children(layer: Layer) -> list[tuple[list[str], Layer]]:
+def children(layer: Layer) -> list[tuple[list[str], Layer]]:
     """The layers directly inside of one, each with all its names, its own one first."""
     found: dict[int, tuple[list[str], Layer]] = {}
     tracked = [child for child in getattr(layer, "_layers", ()) if _is_layer(child)]
@@ -131,7 +131,7 @@ def _hits(model: Layer, name: str) -> list[tuple[str, Layer]]:
 
 def _matches(layer: Layer, rest: str, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Layer]]:
     """Own names and layers that the rest of a name may mean; a part may itself contain dots."""
-    for names, child in _children(layer):
+    for names, child in children(layer):
         if id(child) in above:
             continue
         own = prefix + names[0]

@@ -46,13 +46,15 @@ class MatcherTraining:
 
     Args:
         optimizer: the user's, or None.
+        what: the variables in words.
 
     Attributes:
         groups: variables with their optimizer; those that were added at the same step have one in common, but for
             those of a pair that steps may pass over.
     """
 
-    def __init__(self, optimizer: Any = None) -> None:
+    def __init__(self, optimizer: Any = None, what: str = "feature matchers") -> None:
+        self._what = what
         self.groups: list[tuple[list[Variable], Any]] = []
         self._user: Any = optimizer if isinstance(optimizer, keras.optimizers.Optimizer) else None
         self._given = optimizer
@@ -148,7 +150,7 @@ class MatcherTraining:
     def _unknown(self) -> str:
         why = "no optimizer is known" if self._given is None else f"{type(self._given).__name__} is not one of Keras"
         return (
-            f"the feature matchers are trained by Adam with a learning rate of 0.001, since {why}: pass the student's "
+            f"the {self._what} are trained by Adam with a learning rate of 0.001, since {why}: pass the student's "
             "to on_train_begin(optimizer=...)"
         )
 
@@ -179,7 +181,9 @@ class MatcherTraining:
             kept = optimizer.variables
             if [tuple(one.shape) for one in kept] != [np.shape(value) for value in saved["values"]]:
                 kind = type(optimizer).__name__
-                raise CheckpointError(f"the state's matchers were trained by another optimizer than {kind}")
+                raise CheckpointError(
+                    f"the state's {self._what.split()[-1]} were trained by another optimizer than {kind}"
+                )
             for one, value in zip(kept, saved["values"], strict=True):
                 one.assign(value)
             self.groups.append((group, optimizer))

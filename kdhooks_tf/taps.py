@@ -10,7 +10,8 @@ evaluation is neither. Nothing is raised inside of a forward, where Keras would 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -56,6 +57,14 @@ class Slot(threading.local):
     def clear(self) -> None:
         """Let go of the values."""
         self.calls, self.unseen, self._graph = [], "", None
+
+    def held(self) -> tuple[Any, ...]:
+        """What is held, for `put_back`."""
+        return self.calls, self.unseen, self._graph
+
+    def put_back(self, held: tuple[Any, ...]) -> None:
+        """Hold what was held."""
+        self.calls, self.unseen, self._graph = held
 
 
 class _Forward(threading.local):
@@ -210,6 +219,20 @@ class Taps:
     def recording(self, trains: bool = False) -> bool:
         """Whether this is a forward for a loss: a tape is open, or a function is traced that `trains`."""
         return trains or tape_records()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Capture another forward in the block; afterwards what was captured before is there again."""
+        forward, slots = self._forward, list(self.slots.values())
+        kept, state = [slot.held() for slot in slots], (forward.whole, forward.graph, forward.checked)
+        for slot in slots:
+            slot.clear()
+        try:
+            yield
+        finally:
+            for slot, held in zip(slots, kept, strict=True):
+                slot.put_back(held)
+            forward.whole, forward.graph, forward.checked = state
 
     def release(self) -> None:
         """Let go of all values; the loss has them."""

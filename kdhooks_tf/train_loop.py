@@ -8,7 +8,7 @@ as they do in Keras.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import zip_longest
@@ -68,15 +68,25 @@ class TrainLoop(BuiltInLoop):
         self._variables = list(self.student.trainable_variables)
         self._trainings: list[MatcherTraining] = []
         self._skips = hasattr(parts.optimizer, "inner_optimizer")  # a scaled loss leaves steps out
-        functions: list[Callable[..., Any]] = [self._gradient_of, self._apply, self._step]
-        if parts.traced:
-            functions = [tf.function(one, reduce_retracing=True, autograph=False) for one in functions]
-        self._gradient, self._applied, self._whole_step = functions
+        self._make_functions()
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
         self._events = EventFiles(parts.events, step=self.step)
 
     # ---- a step ------------------------------------------------------------------------------------
+
+    def _make_functions(self) -> None:
+        functions: list[Callable[..., Any]] = [self._gradient_of, self._apply, self._step]
+        if self.parts.traced:
+            functions = [tf.function(one, reduce_retracing=True, autograph=False) for one in functions]
+        self._gradient, self._applied, self._whole_step = functions
+
+    def _train_mode(self) -> None:
+        """Trace anew where another epoch trains other weights."""
+        variables = list(self.student.trainable_variables)
+        if list(map(id, variables)) != list(map(id, self._variables)):
+            self._variables = variables
+            self._make_functions()
 
     def _optimizer_step(self, group: list[Any]) -> None:
         self.parts.rate.apply()
@@ -108,7 +118,8 @@ class TrainLoop(BuiltInLoop):
         for name, value in stored.items():
             parts = replace(parts, **{name: value}) if getattr(parts, name) is None else parts
         given = (parts.input, parts.target, parts.mask, parts.teacher_output, parts.sample_ids, weight)
-        return tuple(as_tensors(part) for part in (*given, parts.teacher_features))
+        other = (None, None) if self.parts.target is None else self.parts.target.next()
+        return tuple(as_tensors(part) for part in (*given, parts.teacher_features, *other))
 
     def _step(self, *batch: Any) -> None:
         self._apply(self._gradient_of(*batch, share=None))
@@ -122,6 +133,8 @@ class TrainLoop(BuiltInLoop):
         sample_ids: Any,
         weight: Any,
         features: Any,
+        target_input: Any,
+        target_labels: Any,
         *,
         share: Any,
     ) -> list[Any]:
@@ -147,6 +160,8 @@ class TrainLoop(BuiltInLoop):
                 sample_ids=sample_ids,
                 sample_weight=weight,
                 teacher_features=features,
+                target_input=target_input,
+                target_labels=target_labels,
             )
             scaled = self.parts.optimizer.scale_loss(total if share is None else total * tf.cast(share, total.dtype))
         gradients = [
@@ -176,6 +191,13 @@ class TrainLoop(BuiltInLoop):
         self.parts.optimizer.apply(found, variables)
 
     # ---- checkpoints -------------------------------------------------------------------------------
+
+    def _more_states(self) -> dict[str, Any]:
+        return {} if self.parts.target is None else {"target": self.parts.target.state()}
+
+    def _restore_more(self, states: Mapping[str, Any]) -> None:
+        if self.parts.target is not None and "target" in states:
+            self.parts.target.restore(states["target"])
 
     def _non_finite_parameter(self) -> str | None:
         return non_finite_variable(self.student)

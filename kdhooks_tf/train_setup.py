@@ -15,11 +15,13 @@ import keras
 import tensorflow as tf
 
 from kdhooks.config import DistillationConf
+from kdhooks.domains.cycle import TargetBatches
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.loop.parts import located, resumed
 from kdhooks.loop.rates import RateSchedule
 from kdhooks_tf.checkpoint import NAME
 from kdhooks_tf.data import build_dataloader
+from kdhooks_tf.domains.data import target_batches
 from kdhooks_tf.evaluation import score_is_higher_better
 from kdhooks_tf.optimizers import build_optimizer, build_rate_schedule
 from kdhooks_tf.placement import check_student, data_seed, seed_generators
@@ -45,6 +47,7 @@ class Parts:
         checkpoint: the file that is written.
         resume: the file that is continued, or None.
         events: the folder of TensorBoard's files, or None.
+        target: the target domain's batches, or None.
     """
 
     traced: bool
@@ -57,6 +60,7 @@ class Parts:
     checkpoint: Path
     resume: Path | None
     events: Path | None
+    target: TargetBatches | None = None
 
 
 def prepare(distiller: Any) -> Parts:
@@ -74,8 +78,7 @@ def prepare(distiller: Any) -> Parts:
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
     optimizer = _optimizer(distiller)
     distiller.on_train_begin(optimizer=optimizer)
-    criteria = distiller.criterion
-    first = criteria[0] if isinstance(criteria, list) else criteria
+    first = distiller.summed_criteria()[0]
     loader = train.dataloader
     from_logits = getattr(first, "from_logits", True)
     return Parts(
@@ -89,6 +92,7 @@ def prepare(distiller: Any) -> Parts:
         checkpoint=conf.workspace / NAME,
         resume=resumed(conf.workspace, tuning.resume, NAME),
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
+        target=target_batches(distiller),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tests.contract.oracle import Array
+from tests.contract.tensorflow_adaptation import TensorFlowAdaptation
 
 
 @dataclass(frozen=True)
@@ -169,4 +170,7 @@ def _paired(numbers: Sequence[Array]) -> list[tuple[Array, Array]]:
     return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-ADAPTATION_BACKENDS: Mapping[str, AdaptationBackend] = {"torch": TorchAdaptation()}
+ADAPTATION_BACKENDS: Mapping[str, AdaptationBackend] = {
+    "tensorflow": TensorFlowAdaptation(Found),
+    "torch": TorchAdaptation(),
+}
