@@ -54,7 +54,22 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """For every comparison its rows by name."""
 
-SEARCH: dict[str, dict[str, Any]] = {"digits": {}, "scanners": {}, "transfer": {}}
+SEARCH: dict[str, dict[str, Any]] = {
+    "digits": {
+        "DANN, weight 0.1": ROWS["digits"]["DANN"],
+        "CDAN, weight 1": _digits({"CDAN": {**_FEATURES, "hidden_size": 64}}),
+        "MK-MMD": ROWS["digits"]["MK-MMD"],
+        "JAN": ROWS["digits"]["JAN"],
+        "MCD": ROWS["digits"]["MCD"],
+        "AFN, weight 0.05": _digits({"AFN": _FEATURES}),
+        "entropy, weight 0.1": ROWS["digits"]["entropy"],
+    },
+    "scanners": {
+        "source only": ROWS["scanners"]["source only"],
+        "CAC, masks alone, weight 0.05": ROWS["scanners"]["CAC, masks alone"],
+    },
+    "transfer": {},
+}
 """What was tried, on a seed that no row has."""
 
 DRAWN = {"digits": ["source only", "DANN", "CDAN", "MK-MMD", "MCC", "target-trained"]}
