@@ -170,9 +170,9 @@ class Distillation(Judging):
         run = self._running("on_after_compute_loss")
         check_target(run.objective.criteria, target_input, target_labels)
         given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
-        given += (target_input, target_labels)
         captured = stored_features(teacher_features, tuple(run.teachers))
-        step = Step(run.clock.now(), *given, run.teachers, captured=captured, ledger=run.ledger)
+        others: dict[str, Any] = {"teachers": run.teachers, "captured": captured, "ledger": run.ledger}
+        step = Step(run.clock.now(), *given, target_input, target_labels, **others)
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
         return total

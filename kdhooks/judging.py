@@ -1,4 +1,4 @@
-"""What an epoch's end asks for: metrics, validators without labels, statistics of the target domain, the best weights."""
+"""What an epoch's end asks for: metrics, validators without labels, statistics of the target, the best weights."""
 
 from __future__ import annotations
 

@@ -77,15 +77,15 @@ class Participants:
         criteria = self._run.objective.criteria
         return criteria[0] if len(criteria) == 1 else list(criteria)
 
-    def summed_criteria(self) -> tuple[Any, ...]:
-        """The criteria of the run that is under way; none where there is none."""
-        return () if self._run is None else self._run.objective.criteria
-
     @criterion.setter
     def criterion(self, value: Any) -> None:
         if value is not None:
             as_criteria(value)
         self._criterion = value
+
+    def summed_criteria(self) -> tuple[Any, ...]:
+        """The criteria of the run that is under way; none where there is none."""
+        return () if self._run is None else self._run.objective.criteria
 
     @property
     def backend(self) -> Backend:

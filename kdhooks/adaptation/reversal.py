@@ -13,8 +13,9 @@ class WarmStart:
     """``low + (high - low) * (2 / (1 + exp(-alpha p)) - 1)`` with p = step / steps.
 
     The discriminator is noise at first, and its gradients would spoil the features. Ganin & Lempitsky 2015,
-    "Unsupervised Domain Adaptation by Backpropagation", section 4, with their alpha of 10. Behind the last of
-    `steps` the coefficient goes on towards `high`. It has no state: whoever counts training steps resumes it.
+    "Unsupervised Domain Adaptation by Backpropagation", the schedule of λ in their experiments, with alpha 10.
+    Behind the last of `steps` the coefficient goes on towards `high`. It has no state: whoever counts training steps
+    resumes it.
 
     Args:
         steps: of training until p is 1, at least 1.

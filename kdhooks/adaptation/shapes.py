@@ -26,6 +26,15 @@ def check_layers(adapter: str, count: int, layers: tuple[int, int | None]) -> No
     raise ModelError(f"the adapter {adapter!r} looks at {needs}, and gets features of {count}")
 
 
+def check_counts(adapter: str, source: int, target: int) -> None:
+    """ModelError where the domains have features of different numbers of layers."""
+    if source != target:
+        raise ModelError(
+            f"the adapter {adapter!r} needs features of the same layers in both domains, and gets {source} of the "
+            f"source and {target} of the target"
+        )
+
+
 def check_rows(adapter: str, domain: str, what: str, shape: Shape) -> None:
     """ModelError where a tensor has no batch axis and another one, or the batch has no row."""
     if len(shape) < 2:

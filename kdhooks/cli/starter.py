@@ -42,7 +42,7 @@ _HEAD = """\
 # A schedule may stand for a weight or a temperature: {{linear: {{from: 1, to: 0, steps: 1000}}}}
 """
 _COLUMN = 54
-_SECOND = "evaluation.accuracy.dataloader."
+_SAID = ("domain_adaptation.dataloader.", "domain_adaptation.eval_dataloader.", "evaluation.accuracy.dataloader.")
 
 
 @dataclass
@@ -85,7 +85,7 @@ def _tree() -> dict[str, _Node]:
 
 def _lines(key: str, node: _Node, indent: int, comment: int | None = None) -> Iterator[str]:
     """The lines of a key and of what is in it; `comment` is the column of the '#' that they stand behind."""
-    if node.path.startswith(_SECOND) and node.path not in ACTIVE:
+    if node.path.startswith(_SAID) and node.path not in ACTIVE:
         return  # said once already, for the training data
     if comment is None and not node.active():
         comment = indent

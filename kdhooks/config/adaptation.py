@@ -16,7 +16,7 @@ from kdhooks.config.expressions import Wrong
 from kdhooks.config.known import VALIDATORS
 from kdhooks.config.layer_taps import layer_tap
 from kdhooks.config.model import AdaptationSettings, AdversarySettings, Named
-from kdhooks.config.rules import ListOf, Report, Schedulable, any_broken
+from kdhooks.config.rules import ListOf, Report, Schedulable
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import BROKEN, join
 from kdhooks.names import did_you_mean

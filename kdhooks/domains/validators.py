@@ -85,7 +85,8 @@ def soft_neighborhood_density(predicted: Array, *, temperature: float = 0.05) ->
 
 
 def _entropies(predicted: Array) -> Array:
-    return -np.sum(np.where(predicted > 0, predicted * np.log(np.where(predicted > 0, predicted, 1.0)), 0.0), axis=1)
+    found: Array = -np.sum(predicted * np.log(np.where(predicted > 0, predicted, 1.0)), axis=1)
+    return found
 
 
 VALIDATORS: Table[Validator] = Table("validator")

@@ -126,7 +126,7 @@ def _target(distiller: Any, ranks: Ranks) -> dict[str, Any]:
     adapting = next(filter(adapts, criteria), None)
     if adapting is None:
         return {}
-    loader = target_loader(distiller, evaluation=False, rank=ranks.rank, world_size=ranks.size)
+    loader = target_loader(distiller, evaluation=False, trains=True, rank=ranks.rank, world_size=ranks.size)
     if loader is None:
         raise UsageError(
             "there is no target domain to adapt to: set distiller.target_dataloader, or name a dataset in "

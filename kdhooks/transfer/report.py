@@ -126,7 +126,10 @@ class TransferReport:
         return json.dumps(self.to_dict(), indent=indent)
 
     def text(self, *, everything: bool = False) -> str:
-        """A table; rows of tensors that were transferred as they are only where `everything` is asked for."""
+        """A table; where not `everything` is asked for, of what needs no look only the first rows, and how many more.
+
+        Tensors that were transferred under their own names have no row then.
+        """
         return "\n".join(self._lines(everything))
 
     def __str__(self) -> str:
@@ -138,9 +141,29 @@ class TransferReport:
         counts = self.counts()
         yield ", ".join(f"{counts[status]} {words}" for status, words in STATUSES.items())
         shown = [entry for entry in self.entries if everything or entry.status != "transferred" or entry.why]
-        if shown:
-            yield from _table([_row(entry) for entry in shown])
+        rows, more = (shown, []) if everything else _first(shown)
+        if rows:
+            yield from _table([_row(entry) for entry in rows])
+        yield from more
         yield from self.notes
+
+
+_ROWS = 12
+"""Of tensors that are transferred, left at initialisation or unused: the others are what a person looks for."""
+
+
+def _first(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """What is shown without being asked for, and a line about the rest."""
+    rows, left = [], dict.fromkeys(STATUSES, 0)
+    seen = dict.fromkeys(STATUSES, 0)
+    for entry in entries:
+        seen[entry.status] += 1
+        if seen[entry.status] <= _ROWS or entry.status in ("resized", "skipped"):
+            rows.append(entry)
+        else:
+            left[entry.status] += 1
+    told = ", ".join(f"{count} more {STATUSES[status]}" for status, count in left.items() if count)
+    return rows, [f"and {told}: report.text(everything=True)"] if told else []
 
 
 _HEAD = ("tensor", "shape", "from", "its shape", "what happened")

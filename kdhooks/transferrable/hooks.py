@@ -58,7 +58,8 @@ class Hooks:
     def with_parts(self, total: Tensor) -> TransferrableModelLoss:
         """The total loss of the last step with its parts beside it; waits for nothing."""
         run = self.distillation._run
-        parts: dict[str, Tensor] = {} if run is None else run.monitor.tensors()
+        monitor: Any = None if run is None else run.monitor  # torch's
+        parts: dict[str, Tensor] = {} if monitor is None else monitor.tensors()
         names = [] if run is None else [term.name for term in run.objective._terms]
         distilled = len(self._first.terms)
         distiller = next((parts[name] for name in names[:distilled] if name in parts), None)

@@ -66,9 +66,7 @@ def make_transferrable(
     return TransferrableModel(model, loss, plan)
 
 
-def make_transferrable_with_finetune(
-    model: nn.Module, loss: Loss | None = None, finetunner: Any = None
-) -> TransferrableModel:
+def make_transferrable_with_finetune(model: nn.Module, loss: Any = None, finetunner: Any = None) -> TransferrableModel:
     """Let a model begin from pretrained weights.
 
     Args:
@@ -87,7 +85,7 @@ def make_transferrable_with_finetune(
 
 def make_transferrable_with_knowledge_distillation(
     model: nn.Module,
-    loss: Loss | None = None,
+    loss: Any = None,
     distiller: BasicDistiller | None = None,
     enable_target_training_label: bool = True,
     backbone_loss_weight: Schedulable = 0.1,
@@ -121,7 +119,7 @@ def make_transferrable_with_knowledge_distillation(
 
 def make_transferrable_with_domain_adaption(
     model: nn.Module,
-    loss: Loss | None = None,
+    loss: Any = None,
     adapter: Any = None,
     transfer_strategy: TransferStrategy | None = None,
     enable_target_training_label: bool = False,

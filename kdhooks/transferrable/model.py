@@ -21,8 +21,10 @@ from kdhooks.torch.backend import BACKEND
 from kdhooks.torch.domains.both import first_rows, joined, rows_of
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.taps import drop_dead_hooks
+from kdhooks.transferrable.backbone_state import BackboneState
 from kdhooks.transferrable.distillers import STUDENT, BasicDistiller
 from kdhooks.transferrable.hooks import Hooks
+from kdhooks.transferrable.losses import checked_loss, own_loss
 from kdhooks.transferrable.plan import Loss, Plan
 from kdhooks.transferrable.strategy import TransferStrategy
 from kdhooks.transferrable.tensors import (
@@ -34,10 +36,8 @@ from kdhooks.transferrable.tensors import (
     output_with_input,
 )
 
-_PREFIX = "backbone."
 
-
-class TransferrableModel(nn.Module):
+class TransferrableModel(BackboneState):
     """A backbone that learns from labels, and from whatever else its plan says; made by `make_transferrable`.
 
     Args:
@@ -64,14 +64,12 @@ class TransferrableModel(nn.Module):
         ['KL', 'backbone', 'total']
     """
 
-    backbone: nn.Module
-
     def __init__(self, backbone: nn.Module, loss: Loss | None, plan: Plan) -> None:
         super().__init__()
         if not isinstance(backbone, nn.Module):
             raise ModelError(f"the backbone must be a torch.nn.Module, not {type(backbone).__name__}")
         self.backbone = backbone
-        self._loss = (_own_loss(backbone) if loss is None else _checked(loss),)  # a tuple: no submodule
+        self._loss = (own_loss(backbone) if loss is None else checked_loss(loss),)  # a tuple: no submodule
         self.plan = plan
         self._pending: Given | None = None
         if plan.finetunner is not None:
@@ -247,37 +245,9 @@ class TransferrableModel(nn.Module):
 
     # ---- a module like any other -------------------------------------------------------------------
 
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """The backbone's own, under its own names: it loads into the backbone where nobody has kdhooks.
-
-        What the hooks hold (discriminators, counters) is in ``hooks.state_dict()``.
-        """
-        if args:  # as torch's own, which takes them by position too
-            destination, prefix, keep_vars = (*args, *(destination, prefix, keep_vars)[len(args) :])
-        return self.backbone.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state of the backbone, or one whose names begin with ``backbone.``."""
-        return self.backbone.load_state_dict(self._bare_names(state_dict, ""), strict=strict, assign=assign)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """As a part of another module: the names in a state are the backbone's, those of modules are ours."""
-        bare = self._bare_names(state_dict, prefix)
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            del state_dict[name]
-        state_dict.update({f"{prefix}{_PREFIX}{name[len(prefix) :]}": value for name, value in bare.items()})
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def _bare_names(self, state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        ours = {name: value for name, value in state.items() if name.startswith(prefix)}
-        longer = prefix + _PREFIX
-        if ours and all(name.startswith(longer) for name in ours) and not hasattr(self.backbone, "backbone"):
-            return {prefix + name[len(longer) :]: value for name, value in ours.items()}
-        return ours
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransferrableModel:
         """What moves the backbone moves the teacher and the loss too."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         teacher = None if self.distiller is None else self.distiller.pretrained_model
         for module in (*teachers_by_name(teacher).values(), self.loss_function):
             if isinstance(module, nn.Module):
@@ -289,7 +259,7 @@ class TransferrableModel(nn.Module):
         return {**vars(self), "_hooks": None, "_pending": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         drop_dead_hooks(*self.backbone.modules())
         if self.finetunner is not None:
             self.finetunner.freeze_network(self.backbone)
@@ -299,40 +269,6 @@ class TransferrableModel(nn.Module):
         """The strategy and its parts."""
         parts = (self.finetunner, self.distiller, self.adapter)
         return ", ".join([self.plan.name, *(repr(part) for part in parts if part is not None)])
-
-
-def _own_loss(backbone: nn.Module) -> Loss:
-    """The backbone's own loss, found at every call: a bound method would be copied with another backbone."""
-    if not callable(getattr(backbone, "loss", None)):
-        raise UsageError(
-            f"the backbone {type(backbone).__name__} carries no loss of its own: pass loss, "
-            "a function of (output, label)"
-        )
-    return BackboneLoss(backbone)
-
-
-def _checked(loss: Any) -> Loss:
-    """A loss that nothing has to be trained for."""
-    if not callable(loss):
-        raise UsageError(f"loss must be a function of (output, label), not {loss!r}")
-    if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
-        raise UsageError(
-            f"the loss {type(loss).__name__} has parameters of its own, which belong into the backbone: make it the "
-            "method loss of a module that holds both, and leave loss out"
-        )
-    return loss
-
-
-class BackboneLoss:
-    """The method ``loss`` of a backbone."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        self.backbone = backbone
-
-    def __call__(self, output: Any, label: Any) -> Tensor:
-        """The scalar that the backbone makes of its output and a label."""
-        value: Tensor = self.backbone.loss(output, label)  # type: ignore[operator]  # a method of the user's class
-        return value
 
 
 def _bare(output: Any) -> Any:

@@ -138,5 +138,5 @@ def _kind(value: object) -> str:
     return _a(value.__name__ if isinstance(value, type) else type(value).__name__)
 
 
-def _is_zero(weight: Schedulable) -> bool:
+def _is_zero(weight: Any) -> bool:
     return isinstance(weight, Real) and weight == 0

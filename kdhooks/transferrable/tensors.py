@@ -36,7 +36,7 @@ class TransferrableModelLoss(Tensor):
         adapter_loss: that of the adapters, each with its own weight; None without any.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch documents it
 
     parts: Mapping[str, Tensor]
     backbone_loss: Tensor | None
@@ -71,7 +71,7 @@ class TransferrableTensor(Tensor):
         given: what the backbone was called with.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # as torch documents it
 
     backbone_output: Tensor
     given: Given

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from kdhooks.config import DistillationConf, add_known_loss, describe, known, load
-from kdhooks.config.model import DataloaderSettings, EvaluationSettings, Settings, TrainSettings
+from kdhooks.config.model import AdaptationSettings, DataloaderSettings, EvaluationSettings, Settings, TrainSettings
 from kdhooks.config.schema import ROOT
 from kdhooks.config.sections import Names, Section
 from kdhooks.errors import ConfigError, UsageError
@@ -71,6 +71,13 @@ def test_the_defaults_of_the_tree_are_those_of_the_settings():
     whole["distillation"]["train"].pop("dataloader")
     for name in set(whole["distillation"]["train"]["criterion"]) - {"KnowledgeDistillationLoss"}:  # need layers
         whole["distillation"]["train"]["criterion"].pop(name)
+    adapting = {key: value for key, value in whole.pop("domain_adaptation").items() if not key.endswith("dataloader")}
+    assert adapting["adversary"].pop("optimizer") == {"Adam": {"learning_rate": 0.001}}  # a path differs
+    criterion = {"criterion": {"MCC": {}}}
+    for values in (adapting, {}):
+        made = load({"domain_adaptation": criterion | values}).domain_adaptation
+        assert made == AdaptationSettings(criterion=made.criterion)
+    assert set(adapting) >= {"joint_forward", "alternating", "adversary", "reversal", "gather", "ignore_index"}
     found = load(whole)
     assert found.distillation.train.criterion[0].options == {
         "temperature": 1.0,

@@ -210,6 +210,14 @@ def test_the_report_tells_all_of_it_as_text_dict_and_json():
     }
 
 
+def test_long_lists_are_cut_in_text_and_whole_in_the_rest():
+    source = {**NET, **{f"more.{index}": (1,) for index in range(20)}}
+    report = planned(NET, source).report
+    assert str(report).count("more.") == 12
+    assert str(report).splitlines()[-1] == "and 8 more unused in the source: report.text(everything=True)"
+    assert report.text(everything=True).count("more.") == 20 and len(report.unused) == 20
+
+
 def test_text_leaves_out_what_went_over_as_it_is_unless_all_is_asked_for():
     report = planned(NET, NET).report
     assert str(report).splitlines() == [

@@ -6,6 +6,7 @@ Other libraries stand in an environment of their own; here their sides must be n
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks import (
     __main__ as program,
 )
 from benchmarks import (
+    adaptation_step,
     alternate,
     cache_hook,
     cached_run,
@@ -94,6 +96,18 @@ def test_the_teachers_cost_is_measured_and_peers_that_are_not_here_are_named() -
     assert "| kdhooks, warm cache / student alone |" in teacher_cost.section(found)
     bounds = [goal.bound for goal in teacher_cost.goals(found)]
     assert bounds == [0.75, 1.03]
+
+
+def test_a_step_with_dann_is_measured_against_one_that_computes_the_same() -> None:
+    found = adaptation_step.measure(1, depth=8, batch=4)
+    assert [goal.bound for goal in adaptation_step.goals(found)] == [1.03]
+    assert "| kdhooks / by hand |" in adaptation_step.section(found)
+    torch.manual_seed(0)
+    x, target, y = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8), torch.randint(100, (4,))
+    student = adaptation_step.Student(8)
+    makers = (adaptation_step.by_hand, adaptation_step.with_hooks)
+    losses = [float(make(copy.deepcopy(student), x, y, target)(0)) for make in makers]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # but for the discriminator's first numbers
 
 
 def test_all_logit_sides_compute_the_same_loss() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdhooks import Distillation, KDHooksError
-from kdhooks.errors import DataError, ModelError, UsageError
+from kdhooks.errors import DataError, UsageError
 from kdhooks.torch.losses import LOSSES
 from kdhooks.transferrable import (
     DKD,
     KD,
     BasicDistiller,
     TransferrableModel,
-    make_transferrable,
     make_transferrable_with_knowledge_distillation,
     transferrable,
     transferrable_with_knowledge_distillation,
@@ -293,85 +291,3 @@ def test_a_decorated_class_with_the_old_super_says_what_to_write() -> None:
     told = r"^super\(Old, self\).__init__\(\) finds Old itself once it is decorated: write super\(\).__init__\(\)$"
     with pytest.raises(UsageError, match=told):
         Old()
-
-
-# ---- errors --------------------------------------------------------------------------------------------
-
-PARTS: Any = {"loss": CE, "distiller": KD(nn.Linear(6, 4))}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"loss": None},
-            "the backbone Classifier carries no loss of its own: pass loss, a function of (output, label)",
-        ),
-        ({"loss": 3}, "loss must be a function of (output, label), not 3"),
-        (
-            {"loss": nn.Bilinear(1, 1, 1)},
-            "the loss Bilinear has parameters of its own, which belong into the backbone: make it the method loss of a "
-            "module that holds both, and leave loss out",
-        ),
-        ({"distiller": None}, "there is nothing to transfer: give a finetunner, a distiller or an adapter"),
-        (
-            {"distiller": nn.Linear(6, 4)},
-            "the distiller must be a BasicDistiller, KD or DKD, not a Linear: KD(teacher) makes one",
-        ),
-        ({"finetunner": nn.Linear(6, 4)}, "the finetunner must be a BasicFinetunner, not a Linear"),
-        ({"distiller_loss_weight": -1}, "distiller_loss_weight: expected a number of at least 0 or a schedule, got -1"),
-        (
-            {"backbone_loss_weight": 0, "distiller_loss_weight": 0},
-            "OnlyDistillationStrategy: all weights are 0, so nothing would be trained",
-        ),
-        (
-            {"distiller": DKD(nn.Linear(6, 4), warmup=3), "distiller_loss_weight": {"warmup": {"to": 1, "steps": 2}}},
-            "DKD: warmup and a distiller_loss_weight that is a schedule: keep one of them",
-        ),
-    ],
-)
-def test_what_does_not_fit_together_is_said(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
-        make_transferrable(Classifier(), **{**PARTS, **options})
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: KD(teacher(), is_frozen=False),
-            "KD: the teacher is always frozen; leave is_frozen out, or train it before",
-        ),
-        (lambda: KD(teacher(), topk=-1), "KD: topk must be a number of classes, or 0 for all of them, not -1"),
-        (lambda: DKD(None), "DKD needs a teacher, or use_saved_logits=True and the logits_path of saved ones"),
-        (lambda: DKD(teacher(), warmup=0.5), "DKD: warmup must be a number of training steps, not 0.5"),
-        (
-            lambda: KD(None, use_saved_logits=True).prepare_logits([]),
-            "KD has no teacher whose logits could be saved",
-        ),
-        (
-            lambda: KD(teacher()).prepare_logits([], epochs=2, start_epoch=2),
-            "prepare_logits: no epoch lies from start_epoch 2 to epochs 2",
-        ),
-    ],
-)
-def test_distillers_say_what_is_wrong(make: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        make()
-
-
-def test_a_loss_without_a_training_step_says_so() -> None:
-    x, y = batches()[0]
-    model = distilled()
-    told = r"^loss\(\) in training needs what model\(x\) returned in training: call model.train\(\) before the forward,"
-    with pytest.raises(UsageError, match=told):
-        model.loss(torch.zeros(8, 4), y)
-    with pytest.raises(UsageError, match=r"^OnlyDistillationStrategy: loss\(output, label\) needs labels$"):
-        model.loss(model(x))
-    with pytest.raises(UsageError, match=r"^OnlyDistillationStrategy has no target domain: leave target_input out$"):
-        model(x, target_input=x)
-    with pytest.raises(ModelError, match=r"^the backbone must be a torch.nn.Module, not function$"):
-        make_transferrable(lambda x: x, **PARTS)
-    unreduced = make_transferrable(student(), nn.CrossEntropyLoss(reduction="none"), distiller=KD(teacher()))
-    with pytest.raises(ModelError, match=r"^student_loss must be a scalar tensor, not one of shape \[8\]: take its"):
-        unreduced.loss(unreduced(x), y)

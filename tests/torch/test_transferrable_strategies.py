@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import re
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdhooks import ConfigError, Distillation
-from kdhooks.errors import UsageError
+from kdhooks import Distillation
 from kdhooks.torch import KnowledgeDistillationLoss
-from kdhooks.torch.adaptation import DANN, MCC, mcc
+from kdhooks.torch.adaptation import MCC, mcc
 from kdhooks.torch.domains import DomainAdaptationLoss
 from kdhooks.transferrable import (
     KD,
@@ -305,85 +303,3 @@ def test_the_decorators_make_every_instance_transferrable() -> None:
         assert type(model) is TransferrableModel and type(model.backbone) is kind
         train(model, steps=2)
         assert type(pickle.loads(pickle.dumps(model)).backbone) is kind
-
-
-# ---- errors ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda: make_transferrable_with_domain_adaption(student(), CE, SECTION, False, 1.0, 0.5),
-            "transfer_strategy must be a TransferStrategy, not False; what stands behind it is best given by name, as "
-            "in enable_target_training_label=False, backbone_loss_weight=1.0, adapter_loss_weight=1.0",
-        ),
-        (
-            lambda: adapting(None),
-            "OnlyDomainAdaptionStrategy needs an adapter: by its name, as in {'DANN': {'layer': 'avgpool'}}",
-        ),
-        (
-            lambda: adapting(transfer_strategy=WITH_WEIGHTS),
-            "FinetuneAndDomainAdaptionStrategy needs a finetunner: a BasicFinetunner",
-        ),
-        (
-            lambda: adapting(transfer_strategy=WITH_TEACHER),
-            "DistillationAndDomainAdaptionStrategy needs a distiller: a BasicDistiller, KD or DKD",
-        ),
-        (
-            lambda: make_transferrable_with_domain_adaption(student(), SECTION, CE),
-            "loss must be a function of (output, label), and an adapter stands in its place",
-        ),
-        (
-            lambda: make_transferrable_with_domain_adaption(student(), SECTION, ONLY, True),
-            "in (model, adapter, transfer_strategy) what follows is given by name",
-        ),
-        (
-            lambda: adapting(7),
-            "the adapter must be given by name, as in {'DANN': {'layer': 'avgpool'}}, or be an Adapter, not int",
-        ),
-        (
-            lambda: adapting(DANN()),
-            "the adapter 'dann' looks at a layer: give it by name, as in {'dann': {'layer': 'avgpool'}}",
-        ),
-        (
-            lambda: make_transferrable(
-                student(), CE, finetunner(), enable_target_training_label=False
-            ),
-            "OnlyFinetuneStrategy learns from labels only: leave enable_target_training_label at True",
-        ),
-        (
-            lambda: make_transferrable_with_finetune(student(), CE, finetunner(unfreeze={2: ["head"]})),
-            "BasicFinetunner(unfreeze=...) acts during a run: write it in the section finetune of a Distillation",
-        ),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_together_is_said(make: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        make()
-
-
-def test_a_missing_target_batch_and_missing_labels_are_said() -> None:
-    x, y = batches()[0]
-    model = adapting(enable_target_training_label=True)
-    told = (
-        "OnlyDomainAdaptionStrategy: the target domain's batch is missing: in training call model((source, target)), "
-        "or model(source, target_input=target)"
-    )
-    for args in ((x,), ((x, None),)):
-        with pytest.raises(UsageError, match=f"^{re.escape(told)}$"):
-            model(*args)
-    told = (
-        "OnlyDomainAdaptionStrategy: enable_target_training_label=True needs labels of the target domain: "
-        "loss(output, (source_label, target_label))"
-    )
-    with pytest.raises(UsageError, match=f"^{re.escape(told)}$"):
-        model.loss(model((x, target_batch(0))), y)
-
-
-def test_an_unknown_adapter_and_an_unknown_layer_are_said() -> None:
-    with pytest.raises(ConfigError, match=r"unknown adapter 'DAN'\n  Did you mean 'dann'\?"):
-        adapting({"DAN": {"layer": "body"}})
-    model = adapting({"DANN": {"layer": "body.9"}})
-    with pytest.raises(ConfigError, match=r"student Classifier has no layer 'body.9'"):
-        model((batches()[0][0], target_batch(0)))

@@ -8,6 +8,7 @@ device. The two batches may have different sizes: every mean is taken within its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
@@ -144,6 +145,7 @@ class Adapter(nn.Module):
         """Raise ModelError for what the method can't take."""
         for batch in (source, target):
             shapes.check_layers(self.name, len(batch.features), self.layers)
+        shapes.check_counts(self.name, len(source.features), len(target.features))
         shapes.check_widths(self.name, "logits", source.logits.shape, target.logits.shape)
         for one, other in zip(source.features, target.features, strict=True):
             shapes.check_widths(self.name, "features", self._pooled(one), self._pooled(other))
@@ -183,6 +185,17 @@ class Adapter(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.update({f"{prefix}{key}": value for key, value in self._held.items()})
+
+
+def precisely(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorates a method of batches so that it runs in float32 or wider, with autocast off."""
+
+    @functools.wraps(method)
+    def run(self: Adapter, *batches: DomainBatch) -> Tensor:
+        with full_precision(batches[0].logits.device):
+            return method(self, *(batch.widened() for batch in batches))
+
+    return run
 
 
 ADAPTERS: Table[type[Adapter]] = Table("adapter")

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from kdhooks.adaptation import shapes
 from kdhooks.errors import ModelError
-from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter
+from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter, precisely
 from kdhooks.torch.adaptation.discriminator import Discriminator, domain_accuracy, domain_loss
+from kdhooks.torch.adaptation.features import full_precision, rows_of, wide
 from kdhooks.torch.adaptation.reversal import reverse_gradient
 from kdhooks.torch.adaptation.twins import missing_module, twin_of
 
@@ -42,8 +43,8 @@ class DANN(_Discriminating):
     """Domain-adversarial training: a discriminator tells domains apart by features that are trained to prevent it.
 
     L = -1/n Σ log D(f_s) - 1/m Σ log(1 - D(f_t)), minimised by D; the gradient of the features is reversed and
-    multiplied by the coefficient. Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equations 9
-    and 10. Common implementations take the half of it, the mean over both domains.
+    multiplied by the coefficient. Ganin et al. 2016, "Domain-Adversarial Training of Neural Networks", equation 9.
+    Common implementations take the half of it, the mean over both domains.
 
     Args:
         hidden_size: of the discriminator's hidden layers.
@@ -220,21 +221,28 @@ class ADDA(_Discriminating):
 
     def frozen(self, source: DomainBatch) -> Tensor:
         """The frozen encoder's rows [N, D] of the source's batch."""
-        with torch.no_grad():
-            made = self.source_encoder(*source.encoder_inputs)
+        kinds = [one.dtype for one in self.source_encoder.parameters() if one.is_floating_point()]
+        given = [
+            one.to(kinds[0]) if kinds and isinstance(one, Tensor) and one.is_floating_point() else one
+            for one in source.encoder_inputs
+        ]
+        with torch.no_grad(), full_precision(source.logits.device):
+            made = self.source_encoder(*given)
         if not isinstance(made, Tensor):
             raise ModelError(f"the adapter 'adda' needs an encoder that returns a tensor, not {type(made).__name__}")
-        return self._rows(DomainBatch((made.float() if made.dtype.itemsize < 4 else made,), source.logits))
+        return rows_of(wide(made), self.settings["pool"])
 
+    @precisely
     def discriminator_loss(self, source: DomainBatch, target: DomainBatch) -> Tensor:
         """L_D with f_t constant: the discriminator's half of the alternating form."""
-        rows = self._rows(target.widened()).detach()
+        rows = self._rows(target).detach()
         return domain_loss(*self._discriminated(self.frozen(source), rows))
 
+    @precisely
     def encoder_loss(self, target: DomainBatch) -> Tensor:
         """L_M with the discriminator constant: the encoder's half of the alternating form."""
         constant = {name: value.detach() for name, value in self.discriminator.named_parameters()}
-        logits = torch.func.functional_call(self.discriminator, constant, (self._rows(target.widened()),))
+        logits = torch.func.functional_call(self.discriminator, constant, (self._rows(target),))
         return -nn.functional.logsigmoid(logits).mean()
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: float | Tensor) -> Tensor:

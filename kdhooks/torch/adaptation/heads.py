@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdhooks.adaptation import shapes
 from kdhooks.errors import ModelError
-from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter
+from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter, precisely
 from kdhooks.torch.adaptation.discriminator import Discriminator
 from kdhooks.torch.adaptation.features import class_axis, class_rows, rows_of
 from kdhooks.torch.adaptation.reversal import reverse_gradient
@@ -51,9 +51,9 @@ class MCD(_SecondHead):
     With F1 the student's own head, F2 a second one of the same build, both of the encoder's output f, and d the mean
     over rows of 1/|classes| Σ_c |softmax F1(f)_c - softmax F2(f)_c|: L = CE(F2(f_s), y_s) - w d(f_t), where the
     gradient of f_t through d is reversed and multiplied by the coefficient; F1's own cross entropy is the student's
-    loss. Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", equations 2, 6 to 9;
-    the single step is the one that their section 3.3 compares with. The paper alternates: step A trains everything on
-    the student's loss and `auxiliary_loss`, step B the heads on `heads_loss`, step C the encoder on `encoder_loss`.
+    loss. Saito et al. 2018, "Maximum Classifier Discrepancy for Unsupervised Domain Adaptation", section 3. The paper
+    alternates: step A trains everything on the student's loss and `auxiliary_loss`, step B the heads on `heads_loss`,
+    step C the encoder on `encoder_loss`.
 
     F1 is run once more on the target as a copy without hooks, with the student's parameters and copies of its buffers.
     Dropout in heads is left out of it.
@@ -91,24 +91,23 @@ class MCD(_SecondHead):
             raise missing_module(self.name, "head")
         return head
 
+    @precisely
     def auxiliary_loss(self, source: DomainBatch) -> Tensor:
         """CE(F2(f_s), y_s), with the gradient of the encoder: what step A adds to the student's loss."""
-        source = source.widened()
-        value: Tensor = self._cross_entropy(self.auxiliary(self._given(source)), source)
-        return value
+        return self._cross_entropy(self.auxiliary(self._given(source)), source)
 
+    @precisely
     def heads_loss(self, source: DomainBatch, target: DomainBatch) -> Tensor:
         """CE(F1(f_s), y_s) + CE(F2(f_s), y_s) - w d(f_t) with f constant: step B, for the heads."""
-        source, target = source.widened(), target.widened()
         rows = self._given(source).detach()
         first = called_with(self._own[0], parameters_of(self._head()), self._head(), rows)
         labelled = self._cross_entropy(first, source) + self._cross_entropy(self.auxiliary(rows), source)
         discrepancy = self._discrepancy(self._given(target).detach(), target)
         return self._joined(labelled, discrepancy)
 
+    @precisely
     def encoder_loss(self, target: DomainBatch) -> Tensor:
         """d(f_t) with both heads constant: step C, for the encoder."""
-        target = target.widened()
         return self._discrepancy(self._given(target), target, constant=True)
 
     def _loss(self, source: DomainBatch, target: DomainBatch, coefficient: float | Tensor) -> Tensor:
@@ -148,7 +147,7 @@ class MDD(_SecondHead):
     With f the student's prediction (its most probable class), f' the adversarial head and σ its softmax:
     L = -γ/n Σ log σ_{f(s)}(f'(s)) - 1/m Σ log(1 - σ_{f(t)}(f'(t))), minimised by f'; the features get the reversed
     gradient, multiplied by the coefficient. Zhang et al. 2019, "Bridging Theory and Algorithm for Domain Adaptation",
-    equations 27 to 30. log(1 - σ) is taken from logits, finite where the head is sure.
+    section 4, with γ = exp ρ of its margin ρ. log(1 - σ) is taken from logits, finite where the head is sure.
 
     Args:
         margin: γ.

@@ -22,7 +22,7 @@ def bsp(source: Tensor, target: Tensor, *, k: int = 1, pool: Pool = "flatten") -
     """Batch spectral penalisation: Σ_{i ≤ k} (σ_s,i² + σ_t,i²), the largest singular values of both feature matrices.
 
     Chen et al. 2019, "Transferability vs. Discriminability: Batch Spectral Penalization for Adversarial Domain
-    Adaptation", equation 5. It stands beside DANN or CDAN; the paper weighs it with 1e-4.
+    Adaptation", the penalty of section 4. It stands beside DANN or CDAN; the paper weighs it with 1e-4.
 
     Args:
         source: features [N, ...].
@@ -97,8 +97,7 @@ def afn(
 
     ``stepwise`` (SAFN) is (||f|| - (||f||₀ + Δr))² with ||f||₀ the norm of now as a constant: its value is always Δr²,
     its gradient lets every norm grow. ``hard`` (HAFN) is (||f|| - R)². Xu et al. 2019, "Larger Norm More Transferable:
-    An Adaptive Feature Norm Approach for Unsupervised Domain Adaptation", equations 4, 5, 7 and 8. A feature of zero
-    has gradient 0.
+    An Adaptive Feature Norm Approach for Unsupervised Domain Adaptation", section 3. A feature of zero has gradient 0.
 
     Args:
         features: [N, ...].

@@ -20,7 +20,7 @@ def entropies(log_predictions: Tensor) -> Tensor:
 def entropy(target_logits: Tensor, *, axis: int | None = None) -> Tensor:
     """The mean entropy of predictions, -1/N Σ_i Σ_c p_ic log p_ic.
 
-    Grandvalet & Bengio 2004, "Semi-supervised Learning by Entropy Minimization", equation 6.
+    Grandvalet & Bengio 2004, "Semi-supervised Learning by Entropy Minimization", the regulariser.
 
     Args:
         target_logits: [N, C]; of [N, C, H, W] and [N, T, C] the mean is over all pixels and tokens.

@@ -9,23 +9,30 @@ from torch import Tensor
 
 
 class _Reversed(torch.autograd.Function):
+    """With a number as λ."""
+
     @staticmethod
-    def forward(tensor: Tensor, coefficient: Any) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, coefficient: float) -> Tensor:
+        ctx.coefficient = coefficient
         return tensor.view_as(tensor)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, coefficient = inputs
-        if isinstance(coefficient, Tensor):
-            ctx.save_for_backward(coefficient)
-        else:
-            ctx.coefficient = coefficient
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * -ctx.coefficient, None
+
+
+class _ReversedBy(torch.autograd.Function):
+    """With a tensor as λ: a compiled step reads it anew each time."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, coefficient: Tensor) -> Tensor:
+        ctx.save_for_backward(coefficient)
+        return tensor.view_as(tensor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        (coefficient,) = ctx.saved_tensors or (ctx.coefficient,)
-        return gradient * -coefficient, None
+        (coefficient,) = ctx.saved_tensors
+        return gradients[0] * -coefficient.to(gradients[0].dtype), None
 
 
 def reverse_gradient(tensor: Tensor, coefficient: float | Tensor = 1.0) -> Tensor:
@@ -45,5 +52,6 @@ def reverse_gradient(tensor: Tensor, coefficient: float | Tensor = 1.0) -> Tenso
         >>> x.grad
         tensor([-0.5000, -0.5000])
     """
-    reversed_: Tensor = _Reversed.apply(tensor, coefficient)  # type: ignore[no-untyped-call]
+    how = _ReversedBy if isinstance(coefficient, Tensor) else _Reversed
+    reversed_: Tensor = how.apply(tensor, coefficient)  # type: ignore[no-untyped-call]
     return reversed_

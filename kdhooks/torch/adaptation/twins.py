@@ -30,6 +30,12 @@ def twin_of(module: nn.Module) -> nn.Module:
     Raises:
         ModelError: it can't be copied.
     """
+    for part in module.modules():
+        if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in part._forward_pre_hooks.values()):
+            raise ModelError(  # such a hook makes the weight anew; without it the copy would keep the old one
+                f"the student's {type(part).__name__} makes its weight in a hook of torch.nn.utils, which a copy would "
+                "lack; use torch.nn.utils.parametrizations instead"
+            )
     tables = (
         table
         for part in module.modules()

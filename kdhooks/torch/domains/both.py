@@ -7,7 +7,7 @@ backward; gradients meet in the same parameters. What other criteria look at is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdhooks.config.layer_taps import LayerTap
 from kdhooks.criterion import Step
 from kdhooks.domains.sections import MISSING
-from kdhooks.errors import ModelError, UsageError
+from kdhooks.errors import LayerError, ModelError, UsageError
 from kdhooks.torch.layer_mappings import tensors_of
 from kdhooks.torch.outputs import as_call, describe, logits_of, map_tensors
 from kdhooks.torch.taps import Taps
@@ -52,6 +52,7 @@ class BothDomains:
         arguments: layers whose positional arguments are read.
         joint: whether both domains go through the student in one batch.
         outputs: what a mapping calls its logits.
+        located: makes the error for a layer that did not run, of its path, what is wrong and what to do.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class BothDomains:
         *,
         joint: bool,
         outputs: Sequence[str],
+        located: Callable[[str, str, str], Exception],
     ) -> None:
+        self._located = located
         self.taps, self._joint, self._outputs = taps, joint, outputs
         self.features, self.arguments = list(dict.fromkeys(features)), list(dict.fromkeys(arguments))
 
@@ -76,7 +79,7 @@ class BothDomains:
 
         Raises:
             UsageError: there is no batch of the target.
-            LayerError, ModelError: a layer that did not run, or features whose first axis is not that of the batch.
+            ModelError: features whose first axis is not that of the batch.
         """
         if step.target_input is None:
             raise UsageError(MISSING)
@@ -111,14 +114,20 @@ class BothDomains:
 
     def read(self, logits: Tensor, labels: Any) -> Domain:
         """What the last forward gave."""
-        features = {tap: tensors_of(tap, self.taps, "last")[0] for tap in self.features}
+        features = {tap: self._tensor(tap) for tap in self.features}
         arguments = {tap: self._arguments(tap) for tap in self.arguments}
         return Domain(features, arguments, logits, labels if isinstance(labels, Tensor) else None)
+
+    def _tensor(self, tap: LayerTap) -> Tensor:
+        try:
+            return tensors_of(tap, self.taps, "last")[0]
+        except LayerError as error:
+            raise self._located(tap.path, error.message, error.advice) from None
 
     def _arguments(self, tap: LayerTap) -> tuple[Any, ...]:
         calls = self.taps.slots[tap.key].read()
         if not calls:
-            tensors_of(tap, self.taps, "last")  # says why the layer has none
+            self._tensor(tap)  # says why the layer has none
         value = calls[-1]
         if isinstance(value, Mapping):
             raise ModelError(

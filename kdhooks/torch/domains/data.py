@@ -21,15 +21,16 @@ from kdhooks.torch.outputs import as_call, logits_of
 from kdhooks.torch.placement import autocast, batch_mover, data_seed
 from kdhooks.torch.student_choice import choice_of
 
-_MADE: WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]] = WeakKeyDictionary()
+_MADE: WeakKeyDictionary[Any, dict[tuple[bool, bool], tuple[Any, Any]]] = WeakKeyDictionary()
 
 
-def target_loader(distiller: Any, *, evaluation: bool, rank: int = 0, world_size: int = 1) -> Any:
+def target_loader(distiller: Any, *, evaluation: bool, trains: bool = False, rank: int = 0, world_size: int = 1) -> Any:
     """The target domain's batches: what is set on the distiller, or what the configuration names, or None.
 
     Args:
         distiller: the `Distillation`.
         evaluation: whether those for validators are meant, not those to train on.
+        trains: whether a run will be in the middle of a pass over it, so that nobody else may begin one.
         rank: of this process.
         world_size: how many share the rows where ``distributed`` is set.
 
@@ -42,15 +43,16 @@ def target_loader(distiller: Any, *, evaluation: bool, rank: int = 0, world_size
     if given is not None or settings is None:
         return given
     made = _MADE.setdefault(distiller, {})
-    if evaluation not in made or made[evaluation][0] is not settings:
+    key = (evaluation, trains)
+    if key not in made or made[key][0] is not settings:
         path = f"domain_adaptation.{'eval_' if evaluation else ''}dataloader"
         seed = data_seed(distiller.conf)
-        shares: dict[str, Any] = {} if evaluation else {"rank": rank, "world_size": world_size}
+        shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if trains else {}
         loader = located(
             distiller.conf, path, lambda: build_dataloader(settings, seed=seed, train=not evaluation, **shares)
         )
-        made[evaluation] = settings, loader
-    return made[evaluation][1]
+        made[key] = settings, loader
+    return made[key][1]
 
 
 @torch.no_grad()

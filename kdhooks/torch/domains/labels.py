@@ -29,4 +29,5 @@ def labelled_loss(logits: Tensor, labels: Any, ignore_index: int) -> Tensor:
         raise ModelError(f"target_labels must be class numbers for logits of shape {list(logits.shape)}, and are {got}")
     wide = torch.promote_types(logits.dtype, torch.float32)
     total = torch.nn.functional.cross_entropy(logits.to(wide), labels, ignore_index=ignore_index, reduction="sum")
-    return total / (labels != ignore_index).sum().clamp(min=1)
+    found: Tensor = total / (labels != ignore_index).sum().clamp(min=1)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,11 +20,15 @@ class Predictions:
     def __init__(self, most: int) -> None:
         self._most, self._rows = most, 0
         self._batches: deque[Tensor] = deque()
+        self._ended = False
 
     def take(self, logits: Tensor) -> None:
         """Keep a batch, [M, C] or [M, C, ...], and let go of the oldest ones."""
         if not self._most:
             return
+        if self._ended:
+            self._batches.clear()
+            self._rows, self._ended = 0, False
         rows = logits.detach()
         if rows.ndim > 2:
             rows = rows.movedim(1, -1).flatten(0, -2)
@@ -39,16 +44,15 @@ class Predictions:
             return None
         return torch.cat(list(self._batches)).float().cpu().numpy()
 
-    def clear(self) -> None:
-        """Keep nothing of what was."""
-        self._batches.clear()
-        self._rows = 0
+    def end(self) -> None:
+        """The epoch is over: they can be read until the next batch comes."""
+        self._ended = True
 
-    def state(self) -> list[Tensor]:
+    def state(self) -> dict[str, Any]:
         """What is kept."""
-        return list(self._batches)
+        return {"batches": list(self._batches), "ended": self._ended}
 
-    def restore(self, batches: list[Tensor], device: torch.device) -> None:
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Keep what was kept."""
-        self._batches = deque(batch.to(device) for batch in batches)
-        self._rows = sum(map(len, batches))
+        self._batches = deque(batch.to(device) for batch in state["batches"])
+        self._rows, self._ended = sum(map(len, self._batches)), bool(state["ended"])

@@ -51,14 +51,14 @@ class _Together(torch.autograd.Function):
     """All ranks' rows; backward is the sum of all ranks' gradients for the own rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
         ctx.group, ctx.count = group, len(rows)
         parts = [torch.empty_like(rows) for _ in range(dist.get_world_size(group))]
         dist.all_gather(parts, rows, group=group)
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         summed = gradient.contiguous().clone()
         dist.all_reduce(summed, group=ctx.group)
         first = dist.get_rank(ctx.group) * ctx.count
@@ -67,5 +67,5 @@ class _Together(torch.autograd.Function):
 
 def together(rows: Tensor, group: Any) -> Tensor:
     """The rows [N, ...] of all ranks as [N * ranks, ...]."""
-    made: Tensor = _Together.apply(rows.contiguous(), group)
+    made: Tensor = _Together.apply(rows.contiguous(), group)  # type: ignore[no-untyped-call]
     return made

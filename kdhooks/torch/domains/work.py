@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks.adaptation import a_distance
 from kdhooks.config.layer_taps import LayerTap
 from kdhooks.config.model import Named
 from kdhooks.criterion import Step
@@ -76,7 +75,8 @@ class AdaptersAtWork:
         features = [tap for one in self.placed.values() for tap in one.taps]
         arguments = [tap for one in self.placed.values() for tap in one.parts.values()]
         joint = self.settings.joint_forward
-        self.both = BothDomains(bound.student, features, arguments, joint=joint, outputs=criterion.outputs)
+        reading: dict[str, Any] = {"joint": joint, "outputs": criterion.outputs, "located": criterion.located}
+        self.both = BothDomains(bound.student, features, arguments, **reading)
         self.guests = Guests(bound.student.root, bound.optimizer, "discriminators")
         self.adversaries: dict[int, Adversary] = {}
         self.kept = Predictions(self.settings.validator_rows if self.settings.validator else 0)
@@ -133,10 +133,7 @@ class AdaptersAtWork:
     def domains(self, step: Step) -> tuple[Domain, Domain]:
         """Both domains' batches at a step, of all ranks that train together; run once."""
         if self._seen is None or self._seen[0] is not step:
-            try:
-                source, target = self.both.at(step)
-            except LayerError as error:
-                raise ModelError(f"{error.message}. {error.advice}".rstrip(". ")) from None
+            source, target = self.both.at(step)
             if self.settings.gather and (group := group_of(self.bound.student.root)) is not None:
                 source, target = gathered(source, group), gathered(target, group)
             self.kept.take(target.logits)
@@ -162,7 +159,8 @@ class AdaptersAtWork:
         adapter, adversary = self.placed[index].adapter, self.adversaries.get(index)
         coefficient = self.settings.reversal(self.criterion.steps)
         if adversary is None:
-            return adapter(source, target, coefficient=coefficient)
+            value: Tensor = adapter(source, target, coefficient=coefficient)
+            return value
         if self.training:
             adversary.train(source, target)
         return adversary.against(source, target, coefficient)
@@ -171,7 +169,7 @@ class AdaptersAtWork:
         """What an adapter measured at its last loss."""
         found = dict(self.placed[index].adapter.measures())
         if self.settings.a_distance and "domain_accuracy" in found:
-            found["a_distance"] = a_distance(found["domain_accuracy"])
+            found["a_distance"] = 2 * (1 - 2 * (1 - found["domain_accuracy"]))  # as kdhooks.adaptation.a_distance
         return found
 
     def labelled(self, step: Step) -> Tensor:
@@ -237,8 +235,8 @@ class AdaptersAtWork:
         adapt_batch_norm(self.bound.student.root, ((given,) for given in batches))
 
     def end_epoch(self) -> None:
-        """The next epoch's predictions begin."""
-        self.kept.clear()
+        """The next step's predictions are those of another epoch."""
+        self.kept.end()
 
     # ---- state -------------------------------------------------------------------------------------
 
