@@ -92,8 +92,8 @@ lesion, in percent. CAC: weight 0.05, discriminators of width 8; encoder and dec
     "transfer": """\
 The network above on 100 labelled digits, others for each seed: from its own initial weights, and from those of one
 that was trained on MNIST for 500 steps, which `finetune` transfers. Adam at 0.001, constant, batches of 20, 60 epochs.
-Counted is the first epoch that is as good as the last one from scratch with the same seed; the network from scratch is
-counted so too.
+Counted are epochs until the mean over the seeds is as high as that from scratch after its last epoch, and seed by
+seed those until a network is as good as the one from scratch of its seed was at the end.
 """,
 }
 """What every comparison is."""
