@@ -76,7 +76,7 @@ def main() -> None:
     target = other_scanner(x)
     torch.manual_seed(0)
     pretrained = train_alone(network(classes=3), x[:1200], y[:1200] % 3, steps)
-    teacher = train_alone(network(width=64), x[:1200], y[:1200], steps)
+    teacher = train_alone(network(width=32), x[:1200], y[:1200], steps)
 
     print(f"{'':<40}{'source':>8}{'target':>8}")
     torch.manual_seed(1)

@@ -7,13 +7,16 @@ import io
 import pickle
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
+from kdhooks.torch.guests import process_group
 from kdhooks.transferrable import KD, TransferrableModel, make_transferrable_with_knowledge_distillation
 from tests.torch.small_models import Classifier, batches, made, same_weights
 
@@ -117,6 +120,16 @@ def test_nothing_is_left_on_the_backbone() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in plain.modules())
     step(model, sgd(model))  # begins anew
     assert model.attached
+
+
+def test_ranks_average_what_trains_beside_a_backbone_that_is_a_part_of_what_they_wrap() -> None:
+    model = transferrable()
+    wrapper: Any = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module, group = model, SimpleNamespace(size=lambda: 2)
+    wrapper.process_group = group
+    assert process_group(model.backbone, [wrapper]) is group
+    assert process_group(Classifier(), [wrapper]) is None
 
 
 # ---- copies --------------------------------------------------------------------------------------------

@@ -15,9 +15,11 @@ from kdhooks import Distillation
 from kdhooks.torch import KnowledgeDistillationLoss
 from kdhooks.torch.adaptation import MCC, mcc
 from kdhooks.torch.domains import DomainAdaptationLoss
+from kdhooks.torch.segmentation import make_unet
 from kdhooks.transferrable import (
     KD,
     BasicFinetunner,
+    CACDomainAdversarialLoss,
     TransferrableModel,
     TransferStrategy,
     create_adapter,
@@ -255,6 +257,22 @@ def test_adapters_come_by_name_with_options_in_lists_and_as_instances() -> None:
     assert list(parts) == ["backbone", "MCC", "entropy", "total"]
     torch.testing.assert_close(loss.adapter_loss, 2 * parts["MCC"] + parts["entropy"])
     torch.testing.assert_close(loss.detach(), parts["backbone"] + 0.5 * loss.adapter_loss)
+
+
+def test_cac_takes_all_levels_of_a_unet_by_itself() -> None:
+    unet = make_unet(channels=(4, 8))
+    adapter = CACDomainAdversarialLoss(hidden_size=4)
+    model = make_transferrable_with_domain_adaption(unet, CE, adapter, ONLY, adapter_loss_weight=0.1)
+    images, masks = torch.randn(2, 1, 8, 8), torch.randint(2, (2, 8, 8))
+    loss = model.loss(model((images, torch.randn(3, 1, 8, 8))), masks)
+    loss.backward()
+    assert {name for name in loss.parts if "accuracy" in name} == {
+        f"cac.{branch}_accuracy" for branch in ("domain", "encoder", "decoder", "segmentation")
+    }
+    torch.testing.assert_close(loss.detach(), loss.backbone_loss + 0.1 * loss.adapter_loss)
+    alone = make_transferrable_with_domain_adaption(nn.Conv2d(1, 2, 1), CE, adapter, ONLY)
+    loss = alone.loss(alone((images, images)), masks)
+    assert "cac.encoder_accuracy" not in loss.parts and "cac.segmentation_accuracy" in loss.parts
 
 
 def test_discriminators_train_and_are_in_the_state_of_the_hooks() -> None:
