@@ -81,7 +81,7 @@ Both data sets at 16 × 16, MNIST without its four empty pixels around: 4,000 im
 450 digits are tested. A small network (two convolutions with BatchNorm, 64 features, 10 classes), Adam at 0.002 with a
 cosine to 0, 480 steps of 32 images a domain, both domains in one forward (`joint_forward`). ADDA begins after half of
 the steps. "Of the gap" is what a method closes of the distance between source only and a network that is trained on the
-digits' own labels. CAC is for segmentation, and stands below.
+digits' own labels. Options of each method: `benchmarks/domains_rows.py`. CAC is for segmentation, and stands below.
 """,
     "scanners": """\
 Shapes with known masks, 32 × 32: 256 images of scanner a with masks, 256 of scanner b (less contrast, blurred,
