@@ -167,29 +167,26 @@ def _scanners(page: Path, found: dict[str, Runs], notes: dict[str, str]) -> list
 
 def _transfer(page: Path, found: dict[str, Runs], notes: dict[str, str]) -> list[str]:
     scratch = found.get("from scratch", {})
+    ends = lasts(scratch)
+    mean = statistics.fmean(ends.values()) if ends else 100.0
+    alone = epochs_to(mean_curve(scratch), mean) if scratch else None
     rows = []
     for name, runs in found.items():
-        epochs = {
-            seed: epochs_to(run["curve"], scratch[seed]["curve"][-1]) for seed, run in runs.items() if seed in scratch
-        }
-        reached = [float(value) for value in epochs.values() if value is not None]
-        ratios = [
-            (epochs_to(scratch[seed]["curve"], scratch[seed]["curve"][-1]) or 0) / value
-            for seed, value in epochs.items()
-            if value is not None
-        ]
+        needs = epochs_to(mean_curve(runs), mean)
+        own = [epochs_to(run["curve"], ends[seed]) for seed, run in runs.items() if seed in ends]
         rows.append(
             [
                 name,
                 figure(list(lasts(runs).values())),
-                f"{figure(reached)} ({len(reached)} of {len(epochs)})" if reached else f"0 of {len(epochs)}",
-                "" if runs is scratch or not ratios else f"{statistics.fmean(ratios):.1f}, at least {min(ratios):.1f}",
+                "never" if needs is None else str(needs),
+                f"{alone / needs:.1f}" if needs and alone and runs is not scratch else "",
+                ", ".join("never" if epochs is None else str(epochs) for epochs in own),
                 figure([run["curve"][0] for run in runs.values()]),
             ]
         )
     picture = page.with_name("results-domains-transfer.png")
     draw_curves(picture, "digits with 100 labels", found, "epoch")
-    head = ["beginning", "digits at the end", "epochs to the end of from scratch", "times fewer", "after one epoch"]
+    head = ["beginning", "digits at the end", "epochs, mean", "times fewer", "epochs, seed by seed", "after one epoch"]
     return [
         "## Starting points: digits with 100 labels\n",
         DESCRIPTIONS["transfer"],
@@ -197,6 +194,11 @@ def _transfer(page: Path, found: dict[str, Runs], notes: dict[str, str]) -> list
         f"![accuracy over epochs]({picture.name})\n",
         block("transfer", notes),
     ]
+
+
+def mean_curve(runs: Runs) -> list[float]:
+    """The mean over the seeds, point by point."""
+    return [statistics.fmean(points) for points in zip(*(run["curve"] for run in runs.values()), strict=True)]
 
 
 def _tried(keep: Path) -> str:

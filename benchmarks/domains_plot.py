@@ -49,11 +49,11 @@ def draw_images(path: Path, count: int = 10) -> None:
     for line, name in enumerate(domain_digits.DATA):
         x, y = domain_digits.load(name, False)
         for digit in range(count):
-            _show(axes[line, digit], x[y == digit % 10][0, 0], name if digit == 0 else "")
+            _show(axes[line, digit], x[y == digit % 10][0, 0].numpy(), name if digit == 0 else "")
     for line, scanner in enumerate("ab", 2):
         x, _ = domain_scanners.load(scanner, False)
         for row in range(count):
-            _show(axes[line, row], x[row, 0], f"scanner {scanner}" if row == 0 else "")
+            _show(axes[line, row], x[row, 0].numpy(), f"scanner {scanner}" if row == 0 else "")
     figure.savefig(path, dpi=110)
 
 

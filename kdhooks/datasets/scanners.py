@@ -73,7 +73,8 @@ def two_scanners(
         UsageError: an option is of another kind.
     """
     if scanner not in SCANNERS:
-        raise UsageError(f"two_scanners: there is no scanner {scanner!r}. {did_you_mean(str(scanner), SCANNERS)}")
+        known = did_you_mean(str(scanner), SCANNERS, what="Known")
+        raise UsageError(f"two_scanners: there is no scanner {scanner!r}. {known}")
     if dimensions not in (2, 3):
         raise UsageError(f"two_scanners: dimensions must be 2 or 3, not {dimensions!r}")
     size, seed = whole("two_scanners: size", size, least=1), whole("two_scanners: seed", seed)
