@@ -12,13 +12,11 @@ Run: python -m benchmarks.ledger [--rounds 60] [--threads 2] [--json FILE]
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.goals import Goal
-from benchmarks.resnet import resnet20, resnet56
-from benchmarks.step_cost import CONF, mlp
+from benchmarks.step_cases import step_cases, step_options
+from benchmarks.step_cost import CONF
 from kdhooks import Distillation
 from kdhooks.ledger import OFF
 
@@ -107,23 +105,8 @@ def calls_of_a_step(ledger: Any, *, repeats: int = 3000, inner: int = 20) -> flo
 
 def main() -> None:
     """Measure both cases and the calls alone, and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60, help="of the ResNets; the MLP has eight times as many")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    images, labels = torch.randn(128, 3, 32, 32), torch.randint(100, (128,))
-    rows, targets = torch.randn(64, 64), torch.randint(10, (64,))
-    cases = {
-        "ResNet-56 → ResNet-20, 32 × 32, batch 128": compare(
-            resnet20(), resnet56(), images, labels, rounds=options.rounds, inner=1
-        ),
-        "two-layer MLP 64-32-10, teacher 64-128-10, batch 64": compare(
-            mlp(32, 1), mlp(128, 2), rows, targets, rounds=8 * options.rounds, inner=50
-        ),
-    }
+    options = step_options(__doc__)
+    cases = step_cases(compare, options.rounds)
     with Distillation(CONF, student_model=nn.Linear(1, 1)).profile() as ledger:
         profiled = calls_of_a_step(ledger)
     results = {"cases": cases, "calls_us": profiled, "calls_off_us": calls_of_a_step(OFF)}

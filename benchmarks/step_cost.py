@@ -8,20 +8,18 @@ Run: make bench (all of them), or python -m benchmarks.step_cost [--rounds 60] [
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.resnet import resnet20, resnet56
+from benchmarks.step_cases import step_cases, step_options
 from kdhooks import Distillation
 
 TEMPERATURE, WEIGHTS = 4.0, (0.1, 0.9)
@@ -109,31 +107,10 @@ def compare(student: nn.Module, teacher: nn.Module, x: Tensor, y: Tensor, *, rou
     }
 
 
-def mlp(hidden: int, seed: int) -> nn.Sequential:
-    """Two layers, 64 to 10."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-
-
 def main() -> None:
     """Measure both cases and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=60, help="of the ResNets; the MLP has eight times as many")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    images, labels = torch.randn(128, 3, 32, 32), torch.randint(100, (128,))
-    rows, targets = torch.randn(64, 64), torch.randint(10, (64,))
-    results = {
-        "ResNet-56 → ResNet-20, 32 × 32, batch 128": compare(
-            resnet20(), resnet56(), images, labels, rounds=options.rounds, inner=1
-        ),
-        "two-layer MLP 64-32-10, teacher 64-128-10, batch 64": compare(
-            mlp(32, 1), mlp(128, 2), rows, targets, rounds=8 * options.rounds, inner=50
-        ),
-    }
+    options = step_options(__doc__)
+    results = step_cases(compare, options.rounds)
     print(markdown(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))

@@ -26,6 +26,7 @@ class Choice:
         channels_last: whether its maps lie in memory as [N, H, W, C].
         compile: whether its forward is compiled.
         ipex: whether it is optimized by Intel's extension.
+        folded: whether a teacher's normalisations are folded into the convolutions before them.
 
     Example:
         >>> str(Choice("bf16", channels_last=True))
@@ -38,6 +39,7 @@ class Choice:
     channels_last: bool = False
     compile: bool = False
     ipex: bool = False
+    folded: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for a state or a store."""
@@ -64,5 +66,13 @@ class Choice:
 
     def __str__(self) -> str:
         parts: list[str] = [self.precision or "the loop's precision"]
-        parts += [words for on, words in ((self.channels_last, "channels last"), (self.compile, "compiled")) if on]
-        return ", ".join([*parts, *(["ipex"] if self.ipex else [])])
+        parts += [words for on, words in self._words() if on]
+        return ", ".join(parts)
+
+    def _words(self) -> tuple[tuple[bool, str], ...]:
+        return (
+            (self.channels_last, "channels last"),
+            (self.compile, "compiled"),
+            (self.ipex, "ipex"),
+            (self.folded, "folded"),
+        )

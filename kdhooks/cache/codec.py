@@ -94,12 +94,17 @@ class Field:
         k = self.codec.top_k
         if k is None:
             return precision.decode(data, self.codec.dtype, self.shape)
-        count, lead, begin = len(data), self.shape[:-1], self._value_bytes()
-        middle = begin + math.prod(lead) * k * self._index.itemsize
+        count, (lead, begin, middle) = len(data), self._places
         values = precision.decode(data[:, :begin], self.codec.dtype, (*lead, k))
         indices = precision.viewed(data[:, begin:middle], self._index).astype(np.int64)
         rest = precision.viewed(data[:, middle:], "<f4").astype(np.float32)
         return TopK(values, indices.reshape(count, *lead, k), rest.reshape(count, *lead), self.shape[-1])
+
+    @cached_property
+    def _places(self) -> tuple[tuple[int, ...], int, int]:
+        """The shape before the classes, and where indices and the rest's mass begin in a record with top-k."""
+        lead, begin = self.shape[:-1], self._value_bytes()
+        return lead, begin, begin + math.prod(lead) * (self.codec.top_k or 0) * self._index.itemsize
 
     def _value_bytes(self) -> int:
         return precision.record_bytes(self.codec.dtype, (*self.shape[:-1], self.codec.top_k or 0))

@@ -11,20 +11,21 @@ class Gate:
     """Counts who is inside; `alone` waits until nobody is, and lets nobody in meanwhile."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()  # taken by itself where nobody has to wait: every batch passes twice
+        self._condition = threading.Condition(self._lock)
         self._inside = 0
         self._closed = False
 
     def enter(self) -> None:
         """Pass beside others; `leave` has to follow."""
-        with self._condition:
+        with self._lock:
             while self._closed:
                 self._condition.wait()
             self._inside += 1
 
     def leave(self) -> None:
         """Be outside again."""
-        with self._condition:
+        with self._lock:
             self._inside -= 1
             if self._closed and not self._inside:
                 self._condition.notify_all()

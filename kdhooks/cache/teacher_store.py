@@ -103,7 +103,7 @@ class TeacherStore:
         payloads: list[bytes | None] | NDArray[np.uint8] = [None] * len(keys)
         if self._known() is not None:
             payloads = self.space.get_table(keys)
-        if isinstance(payloads, np.ndarray) or None not in payloads:
+        if not isinstance(payloads, list) or None not in payloads:
             return Lookup(np.arange(len(keys)), np.zeros(0, np.intp), self, keys, payloads)
         first: dict[bytes, int] = {}
         for place, (key, payload) in enumerate(zip(keys, payloads, strict=True)):

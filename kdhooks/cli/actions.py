@@ -27,7 +27,7 @@ def demo(arguments: Namespace) -> int:
     """Run the demonstration."""
     with _framework("the demo"):
         main = import_module("kdhooks.demo").main
-    with _messages():
+    with messages():
         main(seeds=arguments.seeds, out=arguments.out, quick=arguments.quick)
     return 0
 
@@ -86,7 +86,7 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
 
 def check(arguments: Namespace) -> int:
     """Print the report of `Distillation.check`; 2 where something is surely wrong."""
-    with _messages():
+    with messages():
         report = distiller_of(arguments).check(batches=arguments.batches)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else 2
@@ -124,7 +124,7 @@ def suggest(arguments: Namespace) -> int:
 
 def fit(arguments: Namespace) -> int:
     """Train, and say where everything is."""
-    with _messages():
+    with messages():
         distiller = distiller_of(arguments)
         kinds = WEIGHT_FILES[distiller.backend.name]
         out: Path = arguments.out or distiller.conf.workspace / f"student{kinds[0]}"
@@ -268,7 +268,7 @@ def _framework(purpose: str) -> Iterator[None]:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def messages() -> Iterator[None]:
     """Messages and tables of the package go to standard output, as they are, while a command runs."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -17,7 +17,7 @@ def build(arguments: Namespace) -> int:
 
     from kdhooks.stored.building import fill_store
 
-    with actions._messages():
+    with actions.messages():
         distiller = actions.distiller_of(arguments)
         settings = distiller.conf.settings.distillation
         if settings.cache is None:
@@ -69,23 +69,45 @@ def prune(arguments: Namespace) -> int:
 
 
 def _print(found: Any) -> None:
+    from kdhooks.check.report import table
     from kdhooks.stored.choices import CHOICE
-    from kdhooks.stored.spaces import described, teachers_in
+    from kdhooks.stored.spaces import teachers_in
 
     teachers = teachers_in(found.spaces)
     print(f"{found.path}: {_count(found.rows, 'row')} of {_count(len(teachers), 'teacher')}, {_size(found.bytes)}")
+    choices, unread = [], []
     for space in found.spaces:
         record = space.record or {}
         about = record.get("about", {})
-        if space in teachers:
-            print(f"  {described(space)}")
-            print(f"    {_size(space.bytes)}, first stored {_age(space.created)}")
-            for field in record["fields"]:
-                print(f"    {_field(field)}")
-        elif CHOICE in record:
-            print(f"  {about.get('teacher')} on {about.get('on')} runs in {_choice(record[CHOICE])}, as auto chose")
-        else:
-            print(f"  {space.name}: {_count(space.rows, 'row')}, without a readable record")
+        if CHOICE in record:
+            choices.append(f"{about.get('teacher')} on {about.get('on')} runs in {_choice(record[CHOICE])}")
+        elif space not in teachers:
+            unread.append(f"{space.name}: {_count(space.rows, 'row')}, without a readable record")
+    if teachers:
+        print(f"\n{table([line for space in teachers for line in _lines(space, max(one.rows for one in teachers))])}")
+    for told in ([f"{choice}, as auto chose" for choice in choices], unread):
+        if told:
+            print("\n" + "\n".join(told))
+
+
+def _lines(space: Any, most: int) -> list[dict[str, str]]:
+    """A teacher's lines of the table: one for each output of its rows.
+
+    Args:
+        space: the teacher's.
+        most: rows that any teacher has, which is how wide their column is.
+    """
+    about = space.record.get("about", {})
+    outputs = [_field(field) for field in space.record["fields"]]
+    first = {
+        "name": space.name,
+        "teacher": ", ".join(str(about[key]) for key in ("teacher", "precision") if key in about) or "-",
+        "rows": f"{space.rows:,}".rjust(len(f"{most:,}")),
+        "size": _size(space.bytes),
+        "first stored": _age(space.created),
+        "a row holds": outputs[0],
+    }
+    return [first, *({**dict.fromkeys(first, ""), "a row holds": output} for output in outputs[1:])]
 
 
 def _field(field: Any) -> str:

@@ -140,4 +140,6 @@ def float_array(tensor: Tensor) -> NDArray[Any]:
 def tensor_beside(array: NDArray[Any], beside: Tensor) -> Tensor:
     """An array as a tensor where another one is; on the CPU nothing is copied."""
     tensor = torch.from_numpy(array if array.flags.writeable else np.array(array))
+    if beside.device.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory the copy waits for the device
     return tensor if beside.device.type == "cpu" else tensor.to(beside.device, non_blocking=True)

@@ -135,7 +135,7 @@ class IpexWay(Way):
         drop_dead_hooks(*twin.modules())
         twin.requires_grad_(False)
         tapped = {layer for layer, _ in self._keys}
-        fold_normalisation(twin, lambda name: name in tapped)
+        fold_normalisation(twin, tapped)
         hooked = any(isinstance(one, nn.LSTM) and one._forward_hooks for one in twin.modules())
         made: nn.Module = optimize(
             twin,

@@ -21,7 +21,7 @@ from kdhooks.torch.balance import gradient_ratio
 from kdhooks.torch.guests import Guests
 from kdhooks.torch.layer_mappings import VALUES
 from kdhooks.torch.monitor import Monitor
-from kdhooks.torch.outputs import as_call, constant
+from kdhooks.torch.outputs import as_call, constant, runs_ahead
 from kdhooks.torch.pair_modules import PairModules, Shape, parameter_dtype
 
 
@@ -182,4 +182,4 @@ def _levels(saved: Any) -> list[Shape]:
 
 
 def _beside(teacher: Tensor, device: torch.device) -> Tensor:
-    return teacher if teacher.device == device else teacher.to(device, non_blocking=True)
+    return teacher if teacher.device == device else teacher.to(device, non_blocking=runs_ahead(device))

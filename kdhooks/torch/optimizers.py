@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from kdhooks.errors import CheckpointError, ModelError
 from kdhooks.loop.parts import named_options
 from kdhooks.loop.rates import OTHER, ConstantRate, CountedRate, RateSchedule, check_plateau, factor_of, is_plateau
 from kdhooks.names import Table, did_you_mean
+from kdhooks.torch.fused_optimizers import fusing
 
 OPTIMIZERS: Table[type[torch.optim.Optimizer]] = Table("optimizer")
 """Every class of ``torch.optim``."""
@@ -34,6 +36,8 @@ def build_optimizer(
     conf: DistillationConf,
     parameters: Iterable[nn.Parameter],
     by_factor: Mapping[float, list[nn.Parameter]] | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimizer that ``distillation.train.optimizer`` names, over those parameters that are trained.
 
@@ -41,6 +45,7 @@ def build_optimizer(
         conf: the configuration.
         parameters: of the student.
         by_factor: the same in groups, by the factor of their learning rate; None is one group.
+        fused: whether it is fused where torch can and the user has not said otherwise.
 
     Raises:
         ConfigError: an unknown name or option, or a value that the optimizer refuses.
@@ -55,13 +60,23 @@ def build_optimizer(
         raise conf.problem(named.path, f"unknown optimizer {named.name!r}", suggestion, of_key=True)
     kind = OPTIMIZERS[named.name]
     options = _options(conf, named, kind.__name__, kind, {"learning_rate": "lr"}, "params")
-    groups: Any = trained if by_factor is None else [{"params": several} for several in by_factor.values()]
+    groups = [trained] if by_factor is None else list(by_factor.values())
     try:
-        optimizer = kind(groups, **options)
+        optimizer = _made(kind, groups, options, fused=fused and fusing(kind, options, trained))
     except (TypeError, ValueError) as error:
         raise conf.problem(named.path, f"{kind.__name__}: {error}") from None
     for group, factor in zip(optimizer.param_groups, by_factor or (), strict=False):
         group["lr"] = group["lr"] * factor
+    return optimizer
+
+
+def _made(
+    kind: type[Any], groups: list[list[nn.Parameter]], options: dict[str, Any], *, fused: bool
+) -> torch.optim.Optimizer:
+    if fused:
+        with suppress(RuntimeError):  # a torch that has no such kernel for these weights
+            return _made(kind, groups, options | {"fused": True}, fused=False)
+    optimizer: torch.optim.Optimizer = kind([{"params": several} for several in groups], **options)
     return optimizer
 
 

@@ -79,12 +79,22 @@ def constant(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
+def runs_ahead(device: torch.device) -> bool:
+    """Whether a copy to a device may be asked for and not waited for: the host would read what is not there yet.
+
+    >>> runs_ahead(torch.device("cpu")), runs_ahead(torch.device("cuda"))
+    (False, True)
+    """
+    return device.type != "cpu"
+
+
 def moved(device: torch.device, dtype: torch.dtype | None) -> Callable[[Tensor], Tensor]:
     """A function that copies a tensor to a device, and floats to a dtype, where they differ."""
+    ahead = runs_ahead(device)
 
     def move(tensor: Tensor) -> Tensor:
         if dtype is not None and tensor.dtype != dtype and tensor.is_floating_point():
-            return tensor.to(device, dtype, non_blocking=True)
-        return tensor if tensor.device == device else tensor.to(device, non_blocking=True)
+            return tensor.to(device, dtype, non_blocking=ahead)
+        return tensor if tensor.device == device else tensor.to(device, non_blocking=ahead)
 
     return move

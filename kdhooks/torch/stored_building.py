@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from kdhooks.criterion import teachers_by_name
-from kdhooks.errors import UsageError
-from kdhooks.loop.batches import split_batch
-from kdhooks.loop.parts import located
+from kdhooks.loop.stored_inputs import inputs_of, whole_epochs
 from kdhooks.torch.data import build_dataloader
 from kdhooks.torch.placement import batch_mover, data_seed, place, training_device
 
 
 def training_inputs(distiller: Any, epochs: int) -> tuple[int | None, Iterator[tuple[Any, Any]]]:
-    """How many rows there are in all, where that is known, and the batches.
-
-    Every row comes once an epoch, in order, also where a training would leave a short last batch out; augmented as
-    the training will see it, which depends on the seed, the epoch and the row alone.
+    """How many rows there are in all, where that is known, and the batches of `kdhooks.loop.stored_inputs`.
 
     Args:
         distiller: the `Distillation`; its models are moved to where they train.
@@ -28,29 +22,15 @@ def training_inputs(distiller: Any, epochs: int) -> tuple[int | None, Iterator[t
         UsageError: the configuration has no training data.
     """
     conf = distiller.conf
-    settings = conf.settings.distillation.train.dataloader
-    if settings is None:
-        raise UsageError("there is nothing to run the teacher on: name a dataset in distillation.train.dataloader")
-    whole = replace(settings, last_batch="keep", shuffle=False, distributed=False)
-    loader = located(
-        conf,
-        "distillation.train.dataloader",
-        lambda: build_dataloader(whole, seed=data_seed(conf), train=True, rank=0, world_size=1),
-    )
+
+    def build(settings: Any) -> Any:
+        return build_dataloader(settings, seed=data_seed(conf), train=True, rank=0, world_size=1)
+
+    loader = whole_epochs(conf, build, distributed=False)
     device = training_device(conf, distiller.student_model)
     place(distiller.student_model, teachers_by_name(distiller.teacher_model).values(), device)
-    move = batch_mover(device)
-
-    def batches() -> Iterator[tuple[Any, Any]]:
-        first = conf.settings.distillation.train.start_epoch
-        for epoch in range(first, first + epochs):
-            loader.set_epoch(epoch)
-            for batch in loader:
-                parts = split_batch(batch, inputs=conf.settings.model.inputs, input_columns=whole.input_columns)
-                yield move(parts.input), parts.sample_ids
-
     try:
         count = len(loader.dataset) * epochs
     except TypeError:  # a stream
         count = None
-    return count, batches()
+    return count, inputs_of(conf, loader, epochs, batch_mover(device))

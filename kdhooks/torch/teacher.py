@@ -6,6 +6,7 @@ student: they are in eval mode only while the teacher's forward runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,10 @@ from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
 from kdhooks.torch.taps import Key
-from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest
+from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest, some_rows
 from kdhooks.torch.teacher_first import first_forward, generators_kept
+from kdhooks.torch.teacher_folding import Folds
+from kdhooks.torch.teacher_lengths import ByLength
 from kdhooks.torch.teacher_speed import Subject, Way, way_for
 from kdhooks.torch.teacher_taps import TeacherTaps
 
@@ -66,6 +69,7 @@ class Teacher(Hook):
         self._unfrozen: list[nn.Parameter] = []
         self.taps: TeacherTaps | None = None
         self._way: Way | None = None
+        self._lengths: ByLength | None = None
         self._choice: Choice | None = None
         self._adopted: Choice | None = None
         self._move: Move | None = None
@@ -170,16 +174,36 @@ class Teacher(Hook):
 
     def _forward(self, value: Any, layers: frozenset[Key] | None) -> Any:
         args, kwargs = self._received(value)
-        if self._way is not None:
-            return self._way.run(self.taps, layers, args, kwargs)
+        way = self._way
+        if way is None:
+            return self._first(value, layers, args, kwargs)
+        return self._parted(way, layers, args, kwargs, lambda: way.run(self.taps, layers, args, kwargs))
+
+    def _first(self, value: Any, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
         way = way_for(self._subject, self.settle(value))
+        self._lengths = ByLength(type(self.model).__name__) if self._by_length else None
+
+        def whole() -> Any:
+            return first_forward(way, self.taps, layers, args, kwargs, self._outputs)
+
         try:
-            output = first_forward(way, self.taps, layers, args, kwargs, self._outputs)
+            output = self._parted(way, layers, args, kwargs, whole)
         except BaseException:
             way.end()
             raise
         self._way = way
         return output
+
+    def _parted(self, way: Way, layers: frozenset[Key] | None, args: Any, kwargs: Any, whole: Callable[[], Any]) -> Any:
+        """The output of a batch, in parts where short rows need not be as wide as long ones."""
+        if self._lengths is None or self.taps is not None:
+            return whole()
+        return self._lengths.run(lambda **part: way.run(None, layers, (), part), args, kwargs, whole)
+
+    @property
+    def _by_length(self) -> bool:
+        """Whether rounding and shapes are left to us."""
+        return self._asked.precision == "auto" and not (self._asked.compile or self._subject.sharded)
 
     def _received(self, value: Any) -> tuple[Any, dict[str, Any]]:
         """The arguments of the model, in eval mode, where and as it wants them."""
@@ -203,14 +227,25 @@ class Teacher(Hook):
             return self._adopted
         if self._subject.sharded or self._subject.compiled:  # timing would need the other ranks, or compile it anew
             found = [replace(found[0], channels_last=self._asked.channels_last is True)]
-        args, kwargs = self._received(value)
+        timed, on = some_rows(value)
+        args, kwargs = self._received(timed)
 
         def ready(choice: Choice) -> Any:
             way = way_for(self._subject, replace(choice, compile=False))
             return lambda: way.run(None, None, args, kwargs)
 
         with generators_kept():
-            return quickest(found, ready, type(self.model).__name__)
+            return quickest(found, ready, type(self.model).__name__, self._further, on)
+
+    def _further(self, best: Choice) -> list[Choice]:
+        """The quickest candidate with folded normalisations, where something can be folded."""
+        return [replace(best, folded=True)] if not best.ipex and self._may_fold and Folds(self.model) else []
+
+    @property
+    def _may_fold(self) -> bool:
+        """Whether rounding is left to us, and the weights are the teacher's alone."""
+        left, subject = self._asked.precision == "auto" and not self._asked.compile, self._subject
+        return left and not (self.changes or subject.shares or subject.sharded or subject.compiled)
 
     def _ipex_refusal(self) -> str | None:
         """Why Intel's extension can't run this teacher; None where it can, or nobody asks."""
@@ -226,6 +261,8 @@ class Teacher(Hook):
 
     def _possible(self, choice: Choice) -> Choice:
         """A choice without the extension where that can't run this teacher; says so where it was asked for."""
+        if choice.folded and not self._may_fold:
+            choice = replace(choice, folded=False)
         if not choice.ipex or (reason := self._ipex_refusal()) is None:
             return choice
         if self._asked.ipex is True or self._adopted is not None:

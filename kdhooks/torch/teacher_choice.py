@@ -1,9 +1,9 @@
 """What ``auto`` becomes: how a teacher runs, chosen once, on rank 0, by timing the first batch.
 
 Rules: candidates are tried best-first; a candidate that is clearly behind runs twice, the others three times, so four
-candidates cost at most twelve forwards. Nothing is timed where there is nothing to choose. Low precision is tried only
-where the device computes in it by itself, and fp16 never on a CPU. Every rank gets the choice of rank 0, so where
-``auto`` stands all ranks must run their teacher for the first time at the same step.
+candidates cost at most twelve forwards, of a quarter of a large batch. Nothing is timed where there is nothing to
+choose. Low precision is tried only where the device computes in it by itself, and fp16 never on a CPU. Every rank gets
+the choice of rank 0, so where ``auto`` stands all ranks must run their teacher for the first time at the same step.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from kdhooks.config.model import TeacherSettings
 from kdhooks.messages import logger
 from kdhooks.speed import Choice, Precision
+from kdhooks.torch.outputs import map_tensors
 from kdhooks.torch.teacher_copies import has_maps
 
-__all__ = ["Choice", "agreed", "candidates", "completed", "has_auto", "quickest"]
+__all__ = ["Choice", "agreed", "candidates", "completed", "has_auto", "quickest", "some_rows"]
 
 _OWN: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _CODES: tuple[Precision | None, ...] = (None, "fp32", "bf16", "fp16")
 _BEHIND = 1.25
 """A candidate that takes so many times as long as the best is not timed a second time."""
+_PART, _FEWEST = 4, 16
+"""A quarter of a batch is timed, where that is so many rows."""
 _SLOW = 1.0
 """Seconds; what takes longer is timed once."""
 
@@ -44,6 +47,7 @@ def completed(asked: TeacherSettings, choice: Choice) -> Choice:
         choice.channels_last if asked.channels_last == "auto" else asked.channels_last,
         asked.compile,
         choice.ipex if asked.ipex == "auto" else asked.ipex,
+        choice.folded and asked.precision == "auto" and not asked.compile,
     )
 
 
@@ -98,30 +102,51 @@ def _cpu_computes_bf16() -> bool:
     return bool(capabilities.get("bf16", False))
 
 
-def quickest(found: list[Choice], ready: Callable[[Choice], Callable[[], object]], kind: str) -> Choice:
+def quickest(
+    found: list[Choice],
+    ready: Callable[[Choice], Callable[[], object]],
+    kind: str,
+    further: Callable[[Choice], list[Choice]] = lambda _: [],
+    on: str = "the first batch",
+) -> Choice:
     """The candidate whose forward takes the least time; says so in one line.
 
     Args:
         found: the candidates, the likeliest first.
         ready: makes a candidate's forward.
         kind: names the teacher in the message.
+        further: the quickest one in other ways, which are tried after it.
+        on: what they are timed on, for the message.
     """
-    if len(found) == 1:
+    if len(found) == 1 and not further(found[0]):
         logger.info("the teacher %s runs in %s: there is nothing else to choose from here", kind, found[0])
         return found[0]
-    seconds: dict[Choice, float] = {}
+    seconds = _seconds(found, ready, kind, {})
+    if not seconds:  # the step's own forward shall raise it
+        return found[-1]
+    seconds = _seconds(further(_least(seconds)), ready, kind, seconds)
+    best = _least(seconds)
+    others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
+    spent = 1000 * seconds[best]
+    logger.info("the teacher %s runs in %s: %.1f ms for %s (%s)", kind, best, spent, on, others)
+    return best
+
+
+def _seconds(
+    found: list[Choice], ready: Callable[[Choice], Callable[[], object]], kind: str, known: dict[Choice, float]
+) -> dict[Choice, float]:
+    """What is known, and the seconds of more candidates; one that can't run is left out."""
+    seconds = dict(known)
     for choice in found:
         try:
             seconds[choice] = _time(ready(choice), min(seconds.values(), default=float("inf")))
         except Exception as error:  # a model that can't run in one of them can in another
             logger.debug("the teacher %s can't run in %s: %s", kind, choice, error)
-    if not seconds:  # the step's own forward shall raise it
-        return found[-1]
-    best = min(seconds, key=lambda choice: seconds[choice])
-    others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
-    spent = 1000 * seconds[best]
-    logger.info("the teacher %s runs in %s: %.1f ms for the first batch (%s)", kind, best, spent, others)
-    return best
+    return seconds
+
+
+def _least(seconds: dict[Choice, float]) -> Choice:
+    return min(seconds, key=lambda choice: seconds[choice])
 
 
 def _time(forward: Callable[[], object], best: float) -> float:
@@ -146,19 +171,34 @@ def _finish() -> None:
         torch.accelerator.synchronize()
 
 
+def some_rows(value: Any) -> tuple[Any, str]:
+    """A part of a large batch, which shows in less time which way is quickest, and its name in words."""
+    sizes: set[int] = set()
+
+    def look(tensor: Tensor) -> Tensor:
+        sizes.add(len(tensor) if tensor.ndim else 0)
+        return tensor
+
+    map_tensors(look, value)
+    rows = max(sizes, default=0) // _PART
+    if len(sizes) != 1 or rows < _FEWEST:
+        return value, "the first batch"
+    return map_tensors(lambda tensor: tensor[:rows], value), f"{rows} rows of the first batch"
+
+
 def agreed(choose: Callable[[], Choice]) -> Choice:
     """What rank 0 chooses, on every rank; alone, what this process does."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return choose()
     group: Any = dist.new_group(backend="gloo")  # never waits for the accelerator
-    row = torch.zeros(4, dtype=torch.int64)
+    row = torch.zeros(5, dtype=torch.int64)
     try:
         if dist.get_rank() == 0:
             choice = choose()
-            numbers = [_CODES.index(choice.precision), choice.channels_last, choice.compile, choice.ipex]
-            row = torch.tensor([int(number) for number in numbers])
+            flags = [choice.channels_last, choice.compile, choice.ipex, choice.folded]
+            row = torch.tensor([_CODES.index(choice.precision), *map(int, flags)])
     finally:  # the others wait for it even where choosing failed
         dist.broadcast(row, 0, group=group)
         dist.destroy_process_group(group)
-    precision, *flags = row.tolist()
-    return Choice(_CODES[precision], *map(bool, flags))
+    precision, *found = row.tolist()
+    return Choice(_CODES[precision], *map(bool, found))

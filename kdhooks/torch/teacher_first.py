@@ -24,7 +24,8 @@ def first_forward(
     """The first forward of a way, whose output is the step's.
 
     In low precision the copies of the weights are proven against plain autocast, and dropped where a model computes
-    something else with them; so is an extension's way. The difference to full precision is reported, on rank 0.
+    something else with them; so is an extension's way, and so are folded normalisations. The difference to full
+    precision is reported, on rank 0.
 
     Args:
         way: how the teacher runs from now on.
@@ -34,16 +35,17 @@ def first_forward(
         kwargs: of the model.
         keys: what the model calls its logits.
     """
-    if not way.lowers and not way.proves:
+    if not way.lowers and not way.proves and not way.folds:
         return way.run(taps, layers, args, kwargs)
 
     def look(choice: Choice) -> Seen:
         with generators_kept():
             return seen(Way(way.subject, choice, copies=False).run(taps, layers, args, kwargs), taps)
 
-    reports = is_rank_zero() or way.subject.sharded  # all parts of a sharded model have to run
+    looks = is_rank_zero() or way.subject.sharded  # all parts of a sharded model have to run
+    reports = looks and (way.lowers or way.proves)
     full = look(Choice("fp32")) if reports else None
-    plainly = replace(way.choice, channels_last=False, compile=False, ipex=False)
+    plainly = replace(way.choice, channels_last=False, compile=False, ipex=False, folded=False)
     plain = look(plainly) if way.copies is not None or way.proves else None
     output = _proven(way, plain, taps, layers, args, kwargs)
     if full is not None and (said := difference(seen(output, taps), full, keys)):
@@ -58,7 +60,7 @@ def _proven(
     """The output with copies of the weights, where it is that of plain autocast; otherwise that, without them."""
     if plain is None:
         return way.run(taps, layers, args, kwargs)
-    exact = not (way.choice.channels_last or way.choice.compile or way.proves) and all(
+    exact = not (way.choice.channels_last or way.choice.compile or way.proves or way.folds) and all(
         one.device.type == "cpu" for one in plain.tensors()
     )
     try:
@@ -69,6 +71,10 @@ def _proven(
     except Exception as error:  # such as a model that asks a weight for its dtype
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = type(way.subject.model).__name__
+    if way.folds and way.copies is not None:
+        logger.info("the teacher %s runs without folded normalisation: %s", kind, reason)
+        way.unfold()
+        return _proven(way, plain, taps, layers, args, kwargs)
     if way.proves:
         way.give_up(reason)
     else:

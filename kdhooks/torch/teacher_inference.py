@@ -9,7 +9,7 @@ where somebody's own hooks stand on the teacher: what they take out of a forward
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from kdhooks.messages import logger
 from kdhooks.torch.taps import is_ours
 
 
-class _UnknownError(Exception):
+class UnknownOutputError(Exception):
     """An output is of a kind that can't be made again with other tensors."""
 
 
@@ -67,7 +67,7 @@ class WithoutGraph:
             try:
                 if self._forwards == 1:
                     _ordinary(output)
-            except _UnknownError:
+            except UnknownOutputError:
                 self._allowed = False
             return output
         if self._forwards == 2:
@@ -94,20 +94,29 @@ class WithoutGraph:
 
 def _ordinary(value: Any) -> Any:
     """A nest of outputs whose tensors may enter any graph."""
+    return rebuilt(value, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
+def rebuilt(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A nest of outputs, of the very kinds that it had, with other tensors.
+
+    Raises:
+        UnknownOutputError: it holds something that can't be made again.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
-        return value.clone() if value.is_inference() else value
+        return change(value)
     kind = type(value)
     if kind in (dict, OrderedDict):
-        return kind((key, _ordinary(item)) for key, item in value.items())
+        return kind((key, rebuilt(item, change)) for key, item in value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return kind(*map(_ordinary, value))
+        return kind(*(rebuilt(item, change) for item in value))
     if kind in (tuple, list):
-        return kind(map(_ordinary, value))
+        return kind(rebuilt(item, change) for item in value)
     if is_dataclass(value) and all(one.init for one in fields(value)):
-        return replace(value, **{one.name: _ordinary(getattr(value, one.name)) for one in fields(value)})  # type: ignore[type-var]
-    raise _UnknownError
+        return replace(value, **{one.name: rebuilt(getattr(value, one.name), change) for one in fields(value)})  # type: ignore[type-var]
+    raise UnknownOutputError
 
 
 def _hooked(model: nn.Module) -> bool:

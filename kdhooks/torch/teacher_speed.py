@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from kdhooks.torch.placement import DTYPES
 from kdhooks.torch.taps import Key
 from kdhooks.torch.teacher_compile import Compiled
 from kdhooks.torch.teacher_copies import Copies, sharded
+from kdhooks.torch.teacher_folding import Folds
 from kdhooks.torch.teacher_inference import WithoutGraph
 from kdhooks.torch.teacher_taps import TeacherTaps
 from kdhooks.torch.wrappers import compiled_parts
@@ -81,8 +82,9 @@ class Way:
         self.copies: Copies | None = None
         # with nothing asked for it is the plain forward under no_grad, which may also be traced into a compiled step
         free = choice != Choice() and not subject.sharded and not subject.compiled
-        if copies and free and (dtype is not None or choice.channels_last):
-            self.copies = Copies(subject.model, dtype, choice.channels_last, subject.parameters)
+        if copies and free and (dtype is not None or choice.channels_last or choice.folded):
+            folds = Folds(subject.model) if choice.folded else None
+            self.copies = Copies(subject.model, dtype, choice.channels_last, subject.parameters, folds)
         compiling = choice.compile and "_orig_mod" not in subject.model._modules
         self.compiled = Compiled(subject.model) if compiling else None
         self._without_graph = WithoutGraph(subject.model, allowed=free and not subject.shares and not choice.compile)
@@ -97,9 +99,20 @@ class Way:
         return low and any(one.dtype == torch.float32 and one.device.type != "meta" for one in parameters)
 
     @property
+    def folds(self) -> bool:
+        """Whether normalisations are folded, which changes rounding."""
+        return self.copies is not None and self.copies.folds is not None
+
+    @property
     def proves(self) -> bool:
         """Whether the first batch shall show that it gives what the plain forward does."""
         return False
+
+    def unfold(self) -> None:
+        """Fold nothing from now on."""
+        self.choice = replace(self.choice, folded=False)
+        if self.copies is not None:
+            self.copies.unfold()
 
     def give_up(self, reason: str) -> None:
         """Run plainly from now on, where the first batch showed something else; says why."""
@@ -121,6 +134,8 @@ class Way:
             taps.compiled = self.compiled
             taps.stand_on(self.subject.model)
             forward = partial(taps.run, layers)
+            if self.folds and self.copies is not None:
+                self.copies.look(layer for layer, _ in taps.slots)
         if self._bare:
             with self._without_graph.context(taps is None):
                 output = forward(*args, **kwargs)

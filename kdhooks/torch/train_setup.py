@@ -24,6 +24,7 @@ from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import NAME
 from kdhooks.torch.data import build_dataloader
 from kdhooks.torch.evaluation import score_is_higher_better
+from kdhooks.torch.fused_optimizers import left_to_us
 from kdhooks.torch.optimizers import build_optimizer, build_rate_schedule
 from kdhooks.torch.placement import data_seed, place, seed_generators, training_device
 from kdhooks.torch.postprocess import build_postprocess
@@ -89,7 +90,7 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     place(student, _teachers(distiller.teacher_model), device)
     data = TrainingData(_loader(distiller, ranks), distiller.backend, train.iteration)
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
-    optimizer = _optimizer(distiller)
+    optimizer = _optimizer(distiller, device)
     resume = resumed(conf.workspace, tuning.resume, NAME)
     speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
     undo.enter_context(in_force(student, speed, optimizer))
@@ -156,11 +157,12 @@ def _by_factor(distiller: Any) -> dict[float, list[nn.Parameter]] | None:
         return by_factor(distiller.student_model, finetune.lr_factors)
 
 
-def _optimizer(distiller: Any) -> torch.optim.Optimizer:
+def _optimizer(distiller: Any, device: torch.device) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer | None = distiller.optimizer
     student = unwrap(distiller.student_model)
     if optimizer is None or _is_ours(optimizer):
-        optimizer = build_optimizer(distiller.conf, student.parameters(), _by_factor(distiller))
+        fused = left_to_us(distiller.conf.settings.distillation.train, student, device)
+        optimizer = build_optimizer(distiller.conf, student.parameters(), _by_factor(distiller), fused=fused)
         _OURS.add(optimizer)
         return optimizer
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -52,16 +52,31 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     size = (next(folder.glob("rows-*.mdb"))).stat().st_size
     spaces = {space.name: space for space in info(folder).spaces}
     bytes_of = {name: f"{spaces[name * 32].bytes / 1024:.1f} KiB" for name in "ab"}
+    wide = max(map(len, bytes_of.values()))
     assert output(capsys, "info", folder) == (
         0,
-        f"{folder}: 302 rows of 2 teachers, {size / 1024:.1f} KiB\n"
-        f"  {'a' * 32} (ResNet, bf16; 300 rows)\n"
-        f"    {bytes_of['a']}, first stored 3 hours ago\n"
-        "    layer3: int8 [4, 1, 1], averaged to [1, 1]\n"
-        "    logits: float16 [12], the 3 largest\n"
-        f"  {'b' * 32} (2 rows)\n"
-        f"    {bytes_of['b']}, first stored 3 hours ago\n"
-        "    logits: bfloat16 [6] a token\n",
+        f"{folder}: 302 rows of 2 teachers, {size / 1024:.1f} KiB\n\n"
+        f"name{' ' * 30}teacher       rows  {'size'.ljust(wide)}  first stored  a row holds\n"
+        f"{'a' * 32}  ResNet, bf16  300   {bytes_of['a'].ljust(wide)}  3 hours ago   "
+        "layer3: int8 [4, 1, 1], averaged to [1, 1]\n"
+        f"{' ' * (70 + wide)}logits: float16 [12], the 3 largest\n"
+        f"{'b' * 32}  -               2   {bytes_of['b'].ljust(wide)}  3 hours ago   "
+        "logits: bfloat16 [6] a token\n",
+        "",
+    )
+
+
+def test_info_of_a_damaged_record_and_of_an_empty_store(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(folder, b'"about": {"precision"')
+    code, out, _ = output(capsys, "info", folder)
+    assert code == 0 and out.startswith(f"{folder}: 302 rows of 1 teacher, ")
+    assert out.endswith(f"logits: bfloat16 [6] a token\n\n{'a' * 32}: 300 rows, without a readable record\n")
+    with Store(folder.with_name("empty"), strict=True):
+        pass
+    size = next(folder.with_name("empty").glob("rows-*.mdb")).stat().st_size
+    assert output(capsys, "info", folder.with_name("empty")) == (
+        0,
+        f"{folder.with_name('empty')}: 0 rows of 0 teachers, {size / 1024:.1f} KiB\n",
         "",
     )
 
@@ -74,7 +89,7 @@ def test_ages(
 ) -> None:
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + later)
-    assert output(capsys, "info", folder)[1].count(f"first stored {text}\n") == 2
+    assert output(capsys, "info", folder)[1].count(f"  {text.ljust(12)}  ") == 2
 
 
 def test_verify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -235,8 +235,9 @@ def test_choices_are_shown_beside_teachers(tmp_path: Path, capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{tmp_path}: 0 rows of 0 teachers, ")
     assert lines[1:] == [
-        "  Net on cpu X runs in bf16, channels last, as auto chose",
-        "  Net on Y runs in a way of a newer kdhooks, as auto chose",
+        "",
+        "Net on cpu X runs in bf16, channels last, as auto chose",
+        "Net on Y runs in a way of a newer kdhooks, as auto chose",
     ]
 
 

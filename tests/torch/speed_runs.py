@@ -19,6 +19,8 @@ from tests.torch.training_runs import NOTHING, SGD, settings
 
 Batches = list[tuple[Tensor, Tensor]]
 FIT = {"precision": "auto", "channels_last": "auto"}
+FUSED = {"SGD": SGD["SGD"] | {"fused": True}}
+"""The optimizer that `SGD` becomes under auto."""
 
 
 class Maps(nn.Module):

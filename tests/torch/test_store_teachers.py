@@ -212,7 +212,7 @@ def test_what_auto_chose_counts_in_the_next_run(tmp_path: Path, monkeypatch: pyt
     chosen: list[str] = []
 
     def choose(precision: str) -> None:
-        def quickest(found: Any, ready: Any, kind: str) -> Choice:
+        def quickest(found: Any, ready: Any, kind: str, further: Any, on: str) -> Choice:
             chosen.append(precision)
             return Choice(precision)  # type: ignore[arg-type]
 
@@ -238,7 +238,7 @@ def test_what_another_part_of_the_configuration_asks_is_timed_anew(
     from kdhooks.torch import teacher as live
 
     chosen: list[Any] = []
-    monkeypatch.setattr(live, "quickest", lambda found, ready, kind: chosen.append(found) or Choice("bf16"))
+    monkeypatch.setattr(live, "quickest", lambda found, *_: chosen.append(found) or Choice("bf16"))
     run(configured(tmp_path, teacher={"precision": "auto"}))
     run(configured(tmp_path, teacher={"precision": "auto", "channels_last": "auto"}))
     assert len(chosen) == 2

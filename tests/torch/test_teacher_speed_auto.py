@@ -17,7 +17,7 @@ from kdhooks import Distillation
 from kdhooks.errors import CheckpointError
 from kdhooks.speed import Choice
 from kdhooks.torch import teacher_choice
-from kdhooks.torch.teacher_choice import low_precision
+from kdhooks.torch.teacher_choice import low_precision, some_rows
 from tests.torch.small_models import Classifier, Counting, batches, kd_conf, made
 from tests.torch.speed_models import Maps, given
 from tests.torch.teacher_parts import attached
@@ -83,6 +83,18 @@ def test_the_choice_is_said_in_one_line(caplog: pytest.LogCaptureFixture) -> Non
     assert re.sub(r"\d+\.\d", "N", line) == (
         "the teacher Slow runs in bf16, channels last: N ms for the first batch "
         "(bf16: N ms; fp32, channels last: N ms; fp32: N ms)"
+    )
+
+
+def test_a_quarter_of_a_large_batch_is_timed(caplog: pytest.LogCaptureFixture) -> None:
+    model, seen = Slow(lambda low, last: 0), set()
+    model.head.register_forward_hook(lambda _m, args, _o: seen.add(len(args[0])))
+    with caplog.at_level(logging.INFO, "kdhooks"), attached(model, **AUTO) as teacher:
+        teacher.settle(torch.randn(67, 3, 6, 6))
+    assert seen == {16}
+    assert " ms for 16 rows of the first batch (" in caplog.records[0].getMessage()
+    assert (
+        some_rows(torch.randn(63, 2))[1] == some_rows((torch.randn(64, 2), torch.randn(1, 2)))[1] == "the first batch"
     )
 
 
@@ -180,7 +192,7 @@ def test_a_resumed_run_does_not_choose_again(tmp_path: Path, caplog: pytest.LogC
         steps(distiller)
         torch.save(distiller.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    chosen = {"precision": "bf16", "channels_last": False, "compile": False, "ipex": False}
+    chosen = Choice("bf16").to_dict()
     assert state["choices"] == {"teacher": chosen}
 
     model = Undecided(made(2, Classifier))

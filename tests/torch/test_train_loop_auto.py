@@ -15,7 +15,7 @@ from kdhooks.errors import UsageError
 from kdhooks.speed import Choice
 from kdhooks.torch import student_choice
 from kdhooks.torch.checkpoint import CheckpointFile
-from tests.torch.speed_runs import FIT, Maps, Recorder, are_last, images, run_of, shuffled, take
+from tests.torch.speed_runs import FIT, FUSED, Maps, Recorder, are_last, images, run_of, shuffled, take
 from tests.torch.test_ranks import free_port
 from tests.torch.training_runs import NOTHING, equal, process
 
@@ -26,7 +26,7 @@ def test_auto_times_copies_and_leaves_all_that_is_the_users_alone(
     timed = take(monkeypatch, Choice("fp32"))
     calls: list[int] = []
     runs = []
-    for options in ({"precision": "fp32"}, FIT):
+    for options in ({"precision": "fp32", "optimizer": FUSED}, FIT):
         distiller = run_of(tmp_path, shuffled(), **options)
         distiller.student_model.conv.register_forward_hook(Recorder(calls))
         with caplog.at_level("INFO", logger="kdhooks"):
@@ -46,7 +46,7 @@ def test_auto_times_copies_and_leaves_all_that_is_the_users_alone(
 def test_what_auto_chose_is_what_could_have_been_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take(monkeypatch, Choice("bf16", channels_last=True))
     chosen = run_of(tmp_path, shuffled(), **FIT)
-    asked = run_of(tmp_path, shuffled(), precision="bf16", channels_last=True)
+    asked = run_of(tmp_path, shuffled(), precision="bf16", channels_last=True, optimizer=FUSED)
     assert equal(chosen.fit(), asked.fit())
     assert CheckpointFile(tmp_path / "checkpoint.pt").read()["speed"] == Choice("bf16", channels_last=True).to_dict()
 
@@ -64,7 +64,8 @@ def test_workers_that_live_on_are_started_for_the_run_and_not_for_the_timing(
 
     monkeypatch.setattr(student_choice, "time_in_turn", without_workers)
     chosen = run_of(tmp_path, loader, **FIT).fit()
-    asked = run_of(tmp_path, shuffled(num_workers=1, persistent_workers=True), precision="fp32").fit()
+    other = shuffled(num_workers=1, persistent_workers=True)
+    asked = run_of(tmp_path, other, precision="fp32", optimizer=FUSED).fit()
     assert equal(chosen, asked)
 
 

@@ -182,7 +182,7 @@ class ChunkedDistillationLoss:
         teacher = Head(teacher.weight[:shared], None if teacher.bias is None else teacher.bias[:shared])
         rows = self._rows(hidden, target, mask)
         divergence = DIVERGENCES[self.loss_types[1]] if self.loss_weights[1] else None
-        terms = Terms(divergence, self.temperature, self.loss_weights[0] != 0, shared)
+        terms = Terms(divergence, self.temperature, self.loss_weights, shared)
         plan = Plan(terms, self.shaping, self.teacher_shaping, self.chunk_size, torch.is_grad_enabled())
         flat, teacher_flat = hidden.flatten(0, -2), teacher_hidden.detach().flatten(0, -2)
         constant = Head(teacher.weight.detach(), None if teacher.bias is None else teacher.bias.detach())
@@ -224,7 +224,7 @@ class ChunkedDistillationLoss:
         if mask is not None:
             counted = counted & mask.to(hidden.device, torch.bool)
         labels = labels.where(counted, 0)
-        return Rows(labels.flatten(), counted.flatten(), self.loss_weights)
+        return Rows(labels.flatten(), counted.flatten())
 
 
 def _checked_types(loss_types: Sequence[str]) -> tuple[str, str]:

@@ -93,7 +93,10 @@ def add_weight_gradient(total: Tensor, gradient: Tensor, hidden: Tensor) -> None
 
 def _in_place(*tensors: Tensor) -> bool:
     """Whether a product goes where it should with no copy: float32 by torch's own product."""
-    return _ONEDNN is None and all(each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors)
+    kinds = {each.device.type for each in tensors}
+    return (kinds == {"cuda"} or (kinds == {"cpu"} and _ONEDNN is None)) and all(
+        each.dtype == torch.float32 for each in tensors
+    )
 
 
 def _mkl_is_at_home() -> bool:

@@ -13,15 +13,17 @@ from kdhooks.torch.losses.chunked_rows import Shaping, Terms, block_terms
 
 _CHUNK_BYTES = {"cpu": 2**27}  # of one chunk's logits: wide enough for full speed, small beside a head's weight
 _OTHER_CHUNK_BYTES = 2**28
-_BLOCK_NUMBERS = 2**20  # of one block of rows on a CPU: a few MB, so that passes over it stay in cache
+_BLOCK_NUMBERS = 2**18  # of one block of rows on a CPU: 1 MB of each buffer, so that passes over it stay in cache
+
+
+Spare = tuple[Tensor | None, Tensor | None]
 
 
 class Rows(NamedTuple):
-    """Per token: a valid label and whether it counts; and the weights of both terms."""
+    """Per token: a valid label and whether it counts."""
 
     labels: Tensor
     counted: Tensor
-    weights: tuple[float, float]
 
 
 class Given(NamedTuple):
@@ -54,7 +56,7 @@ class Chunked(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             run = _Pass(hidden, Head(weight, bias), given, plan, needed, dtype)
             total, parts = run.losses()
-        ctx.save_for_backward(*run.gradients, hidden, weight, bias)
+        ctx.save_for_backward(*run.gradients, hidden, weight, bias, run.unit)
         ctx.dtypes = [None if one is None else one.dtype for one in (hidden, weight, bias)]
         ctx.mark_non_differentiable(*parts)
         ctx.set_materialize_grads(False)
@@ -66,9 +68,10 @@ class Chunked(torch.autograd.Function):
         slope = slopes[0]
         if slope is None:
             return None, None, None, None, None
-        kept, inputs = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
+        kept, inputs, unit = ctx.saved_tensors[:3], ctx.saved_tensors[3:6], ctx.saved_tensors[6]
         if torch.is_grad_enabled():  # create_graph=True
             kept = _NotTwice.apply(slope, *inputs, *kept)  # type: ignore[no-untyped-call]
+        slope = slope * unit
         gradients = [
             None if one is None else (one * slope).to(dtype) for one, dtype in zip(kept, ctx.dtypes, strict=True)
         ]
@@ -91,7 +94,11 @@ class _NotTwice(torch.autograd.Function):
 
 
 class _Pass:
-    """One run over all chunks; `gradients` are those of hidden, weight and bias in float32 or wider, or None."""
+    """One run over all chunks.
+
+    `gradients` are those of hidden, weight and bias in float32 or wider, or None, before they are multiplied with
+    `unit`, a scalar: their weight in the mean over tokens, which costs nothing where the total's slope comes in anyway.
+    """
 
     def __init__(
         self, hidden: Tensor, head: Head, given: Given, plan: Plan, needed: list[bool], dtype: torch.dtype | None
@@ -110,68 +117,81 @@ class _Pass:
             for need, shape in zip(needed, shapes, strict=True)
         ]
 
+        self.count = given.rows.counted.sum().clamp(min=1).to(self.wide)
+        self.unit = plan.terms.unit / self.count
+
     def losses(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The total and the means of both terms."""
-        rows, terms = self.given.rows, self.plan.terms
-        count = rows.counted.sum().clamp(min=1).to(self.wide)
-        shares = [(rows.counted.to(self.wide) * (weight / count))[:, None] for weight in rows.weights]
+        terms = self.plan.terms
         sums = torch.zeros(2, dtype=self.wide, device=self.hidden.device)
         size = self._chunk_size()
-        classes = len(self.head.weight)
-        student = self.hidden.new_empty((size, classes), dtype=self.wide)
+        student = self.hidden.new_empty((size, len(self.head.weight)), dtype=self.wide)
         teacher = None if terms.divergence is None else student.new_empty((size, terms.shared))
+        spare = self._spare(student, teacher)
         for begin in range(0, len(self.hidden), size):
             chunk = slice(begin, min(begin + size, len(self.hidden)))
             length = chunk.stop - begin
-            sums += self._chunk(chunk, student[:length], None if teacher is None else teacher[:length], shares)
-        means = sums / count
-        total = sum(weight * mean for weight, mean in zip(rows.weights, means.unbind(), strict=True))
+            sums += self._chunk(chunk, student[:length], None if teacher is None else teacher[:length], spare)
+        means = sums / self.count
+        total = sum(weight * mean for weight, mean in zip(terms.weights, means.unbind(), strict=True))
         return torch.as_tensor(total), (means[0].clone(), means[1].clone())
 
-    def _chunk(self, chunk: slice, student: Tensor, teacher: Tensor | None, shares: list[Tensor]) -> Tensor:
+    def _spare(self, student: Tensor, teacher: Tensor | None) -> Spare:
+        """What a block needs beside the logits: one buffer for each term that is computed."""
+        step = self._block_size(student)
+        of_labels = torch.empty_like(student[:step]) if self.plan.terms.weights[0] else None
+        return of_labels, None if teacher is None else torch.empty_like(teacher[:step])
+
+    def _block_size(self, student: Tensor) -> int:
+        """Rows of a block: all of a chunk's, but on a CPU as many as its cache takes."""
+        if student.device.type != "cpu":
+            return len(student)
+        return max(1, min(len(student), _BLOCK_NUMBERS // max(1, student.shape[1])))
+
+    def _chunk(self, chunk: slice, student: Tensor, teacher: Tensor | None, spare: Spare) -> Tensor:
         """The sums of both terms over a chunk; adds to the gradients."""
         counted = self.given.rows.counted[chunk, None]
         hidden = self.hidden[chunk].where(counted, 0.0).to(self.dtype)
         logits_into(student, hidden, self.head)
         if teacher is not None:
             logits_into(teacher, self.given.hidden[chunk].where(counted, 0.0).to(self.teacher_dtype), self.teacher_head)
-        sums = torch.zeros(2, dtype=self.wide, device=student.device)
-        step = len(student)
-        if student.device.type == "cpu":
-            step = max(1, min(step, _BLOCK_NUMBERS // max(1, student.shape[1])))
+        values = student.new_zeros((2, len(student)))
+        labels = self.given.rows.labels[chunk, None]
+        step = self._block_size(student)
         for begin in range(0, len(student), step):
             block = slice(begin, begin + step)
-            tokens = slice(chunk.start + begin, min(chunk.start + begin + step, chunk.stop))
-            sums += self._block(tokens, student[block], None if teacher is None else teacher[block], shares)
+            parts = self._block(student[block], None if teacher is None else teacher[block], labels[block], spare)
+            for value, part in zip(values, parts, strict=True):
+                if part is not None:
+                    value[block] = part
         self._collect(chunk, student, hidden)
-        return sums
+        return values.where(counted.t(), 0.0).sum(1)
 
-    def _block(self, tokens: slice, student: Tensor, teacher: Tensor | None, shares: list[Tensor]) -> Tensor:
-        """The sums of both terms over a block; leaves the gradient in `student`."""
-        plan, rows = self.plan, self.given.rows
+    def _block(
+        self, student: Tensor, teacher: Tensor | None, labels: Tensor, spare: Spare
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Both terms of a block's tokens; leaves the gradient in `student`."""
+        plan, rows = self.plan, len(student)
         plan.student.apply(student)
         if teacher is not None:
             plan.teacher.apply(teacher)
-        slope = any(gradient is not None for gradient in self.gradients)
-        both = (shares[0][tokens], shares[1][tokens])
-        labels, counted = rows.labels[tokens, None], rows.counted[tokens]
-        entropies, divergences, gradient = block_terms(plan.terms, student, teacher, labels, both, slope)
-        if gradient is not None:
-            plan.student.pull_back(gradient, student)
-            student.copy_(gradient)
-        elif slope:
-            student.zero_()
-        return torch.stack([entropies.where(counted, 0.0).sum(), divergences.where(counted, 0.0).sum()])
+        shaped = None if plan.student.cap is None else student.clone()
+        of_labels, of_teacher = (None if one is None else one[:rows] for one in spare)
+        parts = block_terms(plan.terms, student, teacher, labels, (of_labels, of_teacher))
+        plan.student.pull_back(student, shaped)
+        return parts
 
     def _collect(self, chunk: slice, gradient: Tensor, hidden: Tensor) -> None:
         """Add a chunk's gradient with respect to the logits [R, V] to those of hidden, weight and bias."""
         of_hidden, of_weight, of_bias = self.gradients
+        counted = self.given.rows.counted[chunk]
         if of_bias is not None:
-            of_bias += gradient.sum(0)
+            of_bias += counted.to(self.wide) @ gradient
         gradient = gradient.to(self.gradient_dtype)
         if of_hidden is not None:
-            of_hidden[chunk] = product(gradient, self.gradient_weight.t()).to(self.wide)
-        if of_weight is not None:
+            slope = product(gradient, self.gradient_weight.t()).to(self.wide)
+            of_hidden[chunk] = slope.where(counted[:, None], 0.0)
+        if of_weight is not None:  # hidden states that don't count are zeros
             add_weight_gradient(of_weight, gradient, hidden.to(self.gradient_dtype))
 
     def _chunk_size(self) -> int:
