@@ -17,7 +17,6 @@ from kdhooks.loop.stop_signals import StopSignals
 from kdhooks.loop.train_loop import BuiltInLoop
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import CheckpointFile, check_optimizer, check_processes, check_student, optimizer_state
-from kdhooks.torch.kept_memory import kept_memory
 from kdhooks.torch.memory_format import follow_strides, input_layout
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, gradient_scaler, needs_closure, non_finite_parameter
@@ -44,9 +43,7 @@ def train(distiller: Any) -> None:
     try:
         signals = StopSignals()
         with ExitStack() as undo:
-            parts = prepare(distiller, ranks, undo)
-            undo.enter_context(kept_memory(parts.device))
-            loop = TrainLoop(distiller, parts, ranks, signals)
+            loop = TrainLoop(distiller, prepare(distiller, ranks, undo), ranks, signals)
             undo.callback(loop.close)
             with signals:
                 loop.run()
