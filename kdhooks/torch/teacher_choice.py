@@ -29,6 +29,8 @@ _OWN: dict[torch.dtype, Precision] = {torch.bfloat16: "bf16", torch.float16: "fp
 _CODES: tuple[Precision | None, ...] = (None, "fp32", "bf16", "fp16")
 _BEHIND = 1.25
 """A candidate that takes so many times as long as the best is not timed a second time."""
+_LESS_WORK = 1.2
+"""A further way does less work, which a part of a batch hardly shows: it is left only where so far behind."""
 _PART, _FEWEST = 4, 16
 """A quarter of a batch is timed, where that is so many rows."""
 _SLOW = 1.0
@@ -115,7 +117,7 @@ def quickest(
         found: the candidates, the likeliest first.
         ready: makes a candidate's forward.
         kind: names the teacher in the message.
-        further: the quickest one in other ways, which are tried after it.
+        further: the quickest one in ways of less work, tried after it and taken unless they are clearly slower.
         on: what they are timed on, for the message.
     """
     if len(found) == 1 and not further(found[0]):
@@ -124,8 +126,10 @@ def quickest(
     seconds = _seconds(found, ready, kind, {})
     if not seconds:  # the step's own forward shall raise it
         return found[-1]
-    seconds = _seconds(further(_least(seconds)), ready, kind, seconds)
     best = _least(seconds)
+    more = further(best)
+    seconds = _seconds(more, ready, kind, seconds)
+    best = next((one for one in more if seconds.get(one, float("inf")) < _LESS_WORK * seconds[best]), best)
     others = "; ".join(f"{choice}: {1000 * spent:.1f} ms" for choice, spent in seconds.items() if choice != best)
     spent = 1000 * seconds[best]
     logger.info("the teacher %s runs in %s: %.1f ms for %s (%s)", kind, best, spent, on, others)

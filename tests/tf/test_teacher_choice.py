@@ -54,7 +54,9 @@ def test_auto_takes_the_fastest_and_says_so_once(
         assert teachers["teacher"].choice == Choice("bf16")
         assert {layer.dtype_policy.name for layer in teacher.layers} == {"mixed_bfloat16"}
     name = "the first batch" if mode == "eager" else "the first batch of the training data"
-    said = [record.getMessage() for record in caplog.records if record.name == "kdhooks"][:2]  # TensorFlow may speak too
+    said = [record.getMessage() for record in caplog.records if record.name == "kdhooks"][
+        :2
+    ]  # TensorFlow may speak too
     assert said[0] == (f"the teacher runs in bf16, the fastest in 5 forwards of {name}: fp32 2000.0 ms, bf16 1000.0 ms")
     assert re.fullmatch(
         rf"the teacher in bf16 and in fp32, on {name}: logits differ by \S+ at most and \S+ on average, and \S+% have "
