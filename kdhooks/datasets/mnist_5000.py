@@ -58,7 +58,7 @@ def mnist_5000(
     table = _read(Path(next(iter(found.submodule_search_locations))) / _PLACE)
     targets = table[:, -1].astype(np.int64)
     rows = split_rows(targets, "mnist_5000", fraction, seed, train)
-    images = table[rows, :-1].reshape(-1, 1, 28, 28).astype(np.float32) / 255
+    images = table[rows, :-1].reshape(-1, 1, 28, 28).astype(np.float32) / np.float32(255)
     return Arrays(resized(framed(images, margin), size), targets[rows], tuple("0123456789"), "mnist_5000")
 
 

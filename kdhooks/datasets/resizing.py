@@ -19,7 +19,8 @@ def _weights(before: int, after: int) -> NDArray[np.float32]:
     centres = (np.arange(after) + 0.5) * scale - 0.5
     distances = np.abs(centres[:, None] - np.arange(before)[None]) / reach
     weights = np.clip(1.0 - distances, 0.0, None)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def resized(images: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

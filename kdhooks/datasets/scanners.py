@@ -130,4 +130,5 @@ def _smooth(image: Floats, axis: int) -> Floats:
     length = image.shape[axis]
     before = np.take(image, np.r_[0, np.arange(length - 1)], axis)
     behind = np.take(image, np.r_[np.arange(1, length), length - 1], axis)
-    return (before + 2 * image + behind) / 4
+    smooth: Floats = (before + 2 * image + behind) / 4
+    return smooth

@@ -99,7 +99,9 @@ def unet_levels(model: nn.Module) -> UNetLevels:
         downs = sorted((name for name in names if _numbered(name, "down_")), key=_number)
         ups = sorted((name for name in names if _numbered(name, "upcat_")), key=_number, reverse=True)
         return UNetLevels(("conv_0", *downs), tuple(ups))
-    encoder, decoder, place = [], [], "model"
+    encoder: list[str] = []
+    decoder: list[str] = []
+    place = "model"
     while f"{place}.1.submodule" in names:
         encoder.append(f"{place}.0")
         decoder.insert(0, f"{place}.2")
