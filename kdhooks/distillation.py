@@ -196,8 +196,8 @@ class Distillation(Judging):
         if run is None or not run.attached:
             return
         try:
-            if run.clock.steps_in_epoch and not self._failed:
-                self._set_statistics()
+            if not self._failed:
+                self._set_last_statistics(run)
             self._user_hooks.emit("on_train_end", self)
         finally:
             run.end()

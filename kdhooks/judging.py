@@ -69,6 +69,12 @@ class Judging(Findings):
         run = self._run
         return None if run is None else next(filter(adapts, run.objective.criteria), None)
 
+    def _set_last_statistics(self, run: Run) -> None:
+        """The same for steps after the last epoch's end; the counter is read only where that matters."""
+        adapting = self._adapting()
+        if adapting is not None and adapting.sets_statistics and run.clock.steps_in_epoch:
+            self._set_statistics()
+
     def _set_statistics(self) -> None:
         """AdaBN, where it is asked for; generators go on as they were."""
         adapting = self._adapting()

@@ -172,7 +172,7 @@ def test_infinite_gradients_do_not_stick_where_ranks_train_together(
     set_to_none: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdhooks.torch.guests.average", lambda parameters, group: None)
-    monkeypatch.setattr("kdhooks.torch.guests._process_group", lambda student, found: object())
+    monkeypatch.setattr("kdhooks.torch.guests.process_group", lambda student, found: object())
     student, teacher = models()
     data = batches()
     with distillation(student, teacher) as distiller:

@@ -16,7 +16,7 @@ from kdhooks.errors import DataError, MissingPackageError, UsageError
 from kdhooks.registry import REGISTERED_METRICS
 from kdhooks.torch.metrics import METRICS, MetricSet, build_metrics, register_metric
 
-ALL_OURS = ("topk", "accuracy", "loss", "perplexity", "F1", "precision", "recall", "MSE", "RMSE", "MAE")
+ALL_OURS = ("topk", "accuracy", "loss", "perplexity", "F1", "precision", "recall", "Dice", "MSE", "RMSE", "MAE")
 
 
 @pytest.fixture
