@@ -70,21 +70,23 @@ class Judging(Findings):
         return None if run is None else next(filter(adapts, run.objective.criteria), None)
 
     def _set_last_statistics(self, run: Run) -> None:
-        """The same for steps after the last epoch's end; the counter is read only where that matters."""
-        adapting = self._adapting()
-        if adapting is not None and adapting.sets_statistics and run.clock.steps_in_epoch:
+        """AdaBN after steps behind the last epoch's end; the counter is read only where that matters."""
+        if self._sets_statistics() and run.clock.steps_in_epoch:
             self._set_statistics()
+
+    def _sets_statistics(self) -> bool:
+        adapting = self._adapting()
+        return adapting is not None and bool(adapting.sets_statistics)
 
     def _set_statistics(self) -> None:
         """AdaBN, where it is asked for; generators go on as they were."""
-        adapting = self._adapting()
-        if adapting is None or not adapting.sets_statistics:
+        if not self._sets_statistics():
             return
         loader = self.backend.target_loader(self, evaluation=True)
         loader = self.backend.target_loader(self, evaluation=False) if loader is None else loader
         generators = self.backend.rng_state()
         try:
-            adapting.set_statistics(loader)
+            self._adapting().set_statistics(loader)
         finally:
             self.backend.set_rng_state(generators)
 

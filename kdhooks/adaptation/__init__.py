@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kdhooks.adaptation.options import Option
 from kdhooks.adaptation.reversal import WarmStart
-from kdhooks.adaptation.rules import ADAPTER_RULES, AdapterRules
+from kdhooks.adaptation.rules import ADAPTER_RULES, FIVE_KERNELS, AdapterRules
 from kdhooks.adaptation.shapes import a_distance
 
-__all__ = ["ADAPTER_RULES", "AdapterRules", "Option", "WarmStart", "a_distance"]
+__all__ = ["ADAPTER_RULES", "FIVE_KERNELS", "AdapterRules", "Option", "WarmStart", "a_distance"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from kdhooks.errors import UsageError
 
@@ -45,5 +47,9 @@ class WarmStart:
 
     def __call__(self, step: int) -> float:
         """The coefficient at a step of training, counted from 0."""
-        progress = max(step, 0) / self.steps
-        return self.low + (self.high - self.low) * (2 / (1 + math.exp(-self.alpha * progress)) - 1)
+        coefficient: float = self.at(max(step, 0) / self.steps)
+        return coefficient
+
+    def at(self, progress: Any, exp: Callable[[Any], Any] = math.exp) -> Any:
+        """The coefficient at p; with a backend's own `exp` also where p is a tensor."""
+        return self.low + (self.high - self.low) * (2 / (1 + exp(-self.alpha * progress)) - 1)

@@ -92,8 +92,11 @@ def _network(hidden_size: int) -> dict[str, Option]:
     }
 
 
+FIVE_KERNELS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of the bandwidth in the code of MK-MMD's and JAN's authors."""
+
 _KERNELS = {
-    "multipliers": Option("numbers", (0.25, 0.5, 1.0, 2.0, 4.0), above=0),
+    "multipliers": Option("numbers", FIVE_KERNELS, above=0),
     "bandwidth": Option("number", "mean", above=0, choices=("mean", "median")),
 }
 _ESTIMATOR = {"estimator": Option("choice", "quadratic", choices=("quadratic", "unbiased", "linear"))}

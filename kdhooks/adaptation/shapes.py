@@ -6,6 +6,7 @@ A shape is a sequence of sizes, batch first. None is a size that is not known be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from kdhooks.errors import ModelError, UsageError
 
@@ -96,10 +97,11 @@ def check_labels(adapter: str, labels: Shape | None, logits: Shape, axis: int) -
         )
 
 
-def a_distance(accuracy: float) -> float:
+def a_distance(accuracy: Any) -> Any:
     """The proxy A-distance 2 (1 - 2 ε) of a discriminator with this accuracy 1 - ε, 0 for guessing and 2 at most.
 
-    Ben-David et al. 2007, "Analysis of Representations for Domain Adaptation", section 4.
+    A number gives a number, a tensor of any framework a tensor. Ben-David et al. 2007, "Analysis of Representations for
+    Domain Adaptation", section 4.
 
     >>> a_distance(0.5), a_distance(1.0)
     (0.0, 2.0)

@@ -10,16 +10,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from kdhooks.resampling import resampling
+
 
 @lru_cache(maxsize=16)
 def _weights(before: int, after: int) -> NDArray[np.float32]:
     """What every pixel before gives to every pixel after, [after, before], rows of sum 1."""
-    scale = before / after
-    reach = max(scale, 1.0)  # wider than a pixel where pixels are lost, so that none is skipped
-    centres = (np.arange(after) + 0.5) * scale - 0.5
-    distances = np.abs(centres[:, None] - np.arange(before)[None]) / reach
-    weights = np.clip(1.0 - distances, 0.0, None)
-    shares: NDArray[np.float32] = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = resampling(before, after).astype(np.float32)
     return shares
 
 

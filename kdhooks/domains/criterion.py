@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any
 
 from kdhooks.config import DistillationConf
+from kdhooks.config.layer_taps import LayerTap
 from kdhooks.config.model import AdaptationSettings, Named
 from kdhooks.criterion import Step, Term
-from kdhooks.errors import ConfigError, DataError, ModelError, UsageError
+from kdhooks.errors import ConfigError, DataError, LayerError, ModelError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.pairs.bound import Bound
+from kdhooks.pairs.selection import found
 from kdhooks.schedules import Schedule, parse_schedule
 
 Tensor = Any
@@ -203,6 +205,13 @@ class AdaptationCriterion(Hook, ABC):
     def located(self, path: str, message: str, advice: str = "", *, of_key: bool = False) -> ConfigError:
         """The error to raise for what is wrong at a path."""
         return self.conf.problem(path, message, advice, of_key=of_key)
+
+    def found(self, captures: Any, tap: LayerTap) -> LayerTap:
+        """The same tap with the layer's name as the student has it; ConfigError where there is no such layer."""
+        try:
+            return found(tap, captures)
+        except LayerError as error:
+            raise self.located(tap.path, error.message, error.advice) from None
 
     def _working(self) -> Any:
         if self._work is None:

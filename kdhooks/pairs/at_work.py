@@ -15,8 +15,7 @@ from typing import Any
 from kdhooks.config.mappings import LayerPair, LayerTap
 from kdhooks.criterion import Step, Term
 from kdhooks.errors import CheckpointError, LayerError, MatcherError, ModelError, UsageError
-from kdhooks.messages import logger
-from kdhooks.pairs.bound import Bound, Locate
+from kdhooks.pairs.bound import Bound, Locate, say_made_later
 from kdhooks.pairs.masks import FeatureMask, mask_of
 from kdhooks.pairs.modules import Given
 from kdhooks.pairs.options import PairOptions
@@ -264,10 +263,7 @@ class PairsAtWork(ABC):
         """Make the modules of all pairs for the first batch of the training data, where there is one."""
         with self.bound.first_input() as given:
             if given is None:
-                logger.warning(
-                    "the feature matchers are made at the first loss, so they have no parameters yet: give "
-                    "on_train_begin a dataloader to have them now"
-                )
+                say_made_later("feature matchers")
                 return
             self.run_student(given)
             step = Step(0, given, None, teachers=self.bound.teachers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdhooks.config.mappings import LayerTap
 from kdhooks.errors import KDHooksError, ModelError, UsageError
+from kdhooks.messages import logger
 from kdhooks.names import did_you_mean
 
 Locate = Callable[[str, str, str], KDHooksError]
@@ -37,6 +38,15 @@ class Bound:
     optimizer: Any = None
     first_input: Callable[[], AbstractContextManager[Any]] = nullcontext
     trains: bool = True
+
+
+def say_made_later(what: str) -> None:
+    """Warn that parameters of ours were asked for before there is anything that tells their shapes."""
+    logger.warning(
+        "the %s are made at the first loss, so they have no parameters yet: give on_train_begin a dataloader to have "
+        "them now",
+        what,
+    )
 
 
 class NoTeacher:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from kdhooks.config import DistillationConf
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.errors import DataError, TransferError
 from kdhooks.transfer.report import TransferReport
@@ -28,6 +29,11 @@ def settings_in(distiller: Any) -> FinetuneSettings | None:
     """The section ``finetune``, its defaults where only ``pretrained_model`` is set, or None."""
     settings: FinetuneSettings | None = distiller.conf.settings.finetune
     return FinetuneSettings() if settings is None and distiller.pretrained_model is not None else settings
+
+
+def settings_of(**options: Any) -> FinetuneSettings:
+    """Options as the section ``finetune`` has them, checked by its rules; ConfigError where they break one."""
+    return DistillationConf({"finetune": options}).settings.finetune or FinetuneSettings()
 
 
 def transfer_once(

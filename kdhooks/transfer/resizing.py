@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhooks.config.finetune_settings import Mismatch
+from kdhooks.resampling import resampling
 from kdhooks.transfer.report import Shape
 
 Array = NDArray[np.floating[Any]]
@@ -189,7 +190,7 @@ def resized(resize: Resize, source: Array, own: Array) -> Array:
     if resize.kind == "grid":
         return _regridded(resize, source)
     for axis in resize.axes:
-        matrix = weights(source.shape[axis], own.shape[axis], cubic=resize.kind == "bicubic")
+        matrix = resampling(source.shape[axis], own.shape[axis], cubic=resize.kind == "bicubic")
         source = _along(source, axis, matrix)
     return source
 
@@ -225,7 +226,7 @@ def _regridded(resize: Resize, source: Array) -> Array:
     tokens, cells = np.split(source, [resize.kept], axis)
     shape = list(cells.shape)
     cells = cells.reshape([*shape[:axis], old, old, *shape[axis + 1 :]])
-    matrix = weights(old, new, cubic=True)
+    matrix = resampling(old, new, cubic=True)
     cells = _along(_along(cells, axis, matrix), axis + 1, matrix)
     return np.concatenate([tokens, cells.reshape([*shape[:axis], new * new, *shape[axis + 1 :]])], axis)
 
@@ -234,30 +235,3 @@ def _along(array: Array, axis: int, matrix: Array) -> Array:
     """An axis multiplied by a matrix [new, old]."""
     result = np.moveaxis(np.tensordot(matrix, array.astype(matrix.dtype), (1, axis)), 0, axis)
     return result.astype(array.dtype)
-
-
-def weights(old: int, new: int, *, cubic: bool) -> NDArray[np.float64]:
-    """The matrix [new, old] that interpolates an axis; each row sums to 1.
-
-    Pixels are centred: output i looks at (i + 1/2) old / new, through a triangle, or Keys' cubic kernel with a = -1/2,
-    that is stretched by old / new where that is above 1, and cut at the borders.
-    """
-    scale = old / new
-    stretch = max(scale, 1.0)
-    support = (2.0 if cubic else 1.0) * stretch
-    result = np.zeros((new, old))
-    for row in range(new):
-        center = scale * (row + 0.5)
-        first, last = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), old)
-        places = np.asarray(np.arange(first, last) - center + 0.5, np.float64) / stretch
-        kernel = _cubic(places) if cubic else np.clip(1 - np.abs(places), 0, None)
-        result[row, first:last] = kernel / kernel.sum()
-    return result
-
-
-def _cubic(places: Array, a: float = -0.5) -> Array:
-    """Keys 1981, "Cubic convolution interpolation for digital image processing", equation 4."""
-    x = np.abs(places)
-    near = ((a + 2) * x - (a + 3)) * x * x + 1
-    far = ((x - 5) * x + 8) * x * a - 4 * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kdhooks.adaptation import ADAPTER_RULES
+from kdhooks.adaptation import ADAPTER_RULES, FIVE_KERNELS
 from kdhooks_tf.adaptation.adapter import Adapter, Coefficient, DomainBatch, named, two_domains
 from kdhooks_tf.losses.features import rows
 
 Tensor = Any
 Bandwidth = float | str
 
-FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)
-
 
 def mk_mmd(
     source: Tensor,
     target: Tensor,
     *,
-    multipliers: Sequence[float] = FIVE,
+    multipliers: Sequence[float] = FIVE_KERNELS,
     bandwidth: Bandwidth = "mean",
     estimator: str = "quadratic",
     pool: str = "flatten",

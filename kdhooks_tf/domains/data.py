@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import tensorflow as tf
 
+from kdhooks.config.model import DataloaderSettings
 from kdhooks.domains import adapts
 from kdhooks.domains.batches import split_target
 from kdhooks.domains.cycle import TargetBatches
+from kdhooks.domains.loaders import loader_of
 from kdhooks.domains.validators import spread
 from kdhooks.errors import DataError, UsageError
-from kdhooks.loop.parts import located
 from kdhooks_tf.data import as_tensors, build_dataloader
 from kdhooks_tf.outputs import as_call, logits_of
 from kdhooks_tf.placement import data_seed
 from kdhooks_tf.training_data import TrainingData, served
-
-_MADE: WeakKeyDictionary[Any, dict[bool, tuple[Any, Any]]] = WeakKeyDictionary()
 
 
 def target_loader(distiller: Any, *, evaluation: bool) -> Any:
@@ -32,17 +30,12 @@ def target_loader(distiller: Any, *, evaluation: bool) -> Any:
     Raises:
         ConfigError: an unknown dataset or transform, or options that don't fit.
     """
-    given = distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
-    section = distiller.conf.settings.domain_adaptation
-    settings = None if section is None else section.eval_dataloader if evaluation else section.dataloader
-    if given is not None or settings is None:
-        return given
-    made = _MADE.setdefault(distiller, {})
-    if evaluation not in made or made[evaluation][0] is not settings:
-        path, seed = f"domain_adaptation.{'eval_' if evaluation else ''}dataloader", data_seed(distiller.conf)
-        loader = located(distiller.conf, path, lambda: build_dataloader(settings, seed=seed, train=not evaluation))
-        made[evaluation] = settings, loader
-    return made[evaluation][1]
+    seed = data_seed(distiller.conf)
+
+    def build(settings: DataloaderSettings) -> Any:
+        return build_dataloader(settings, seed=seed, train=not evaluation)
+
+    return loader_of(distiller, build, evaluation=evaluation)
 
 
 def target_batches(distiller: Any) -> TargetBatches | None:

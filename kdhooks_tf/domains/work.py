@@ -18,9 +18,7 @@ from kdhooks.config.model import Named
 from kdhooks.criterion import Step
 from kdhooks.domains.criterion import AdaptationCriterion, check_names
 from kdhooks.errors import CheckpointError, KDHooksError, LayerError, ModelError
-from kdhooks.messages import logger
-from kdhooks.pairs.bound import Bound
-from kdhooks.pairs.selection import found
+from kdhooks.pairs.bound import Bound, say_made_later
 from kdhooks.schedules import constant_value, parse_schedule
 from kdhooks_tf.adaptation import ADAPTERS, Adapter, DomainBatch
 from kdhooks_tf.clock import Clock
@@ -108,13 +106,7 @@ class AdaptersAtWork:
             made = ADAPTERS[named.name](**named.options["options"])
         except (KDHooksError, TypeError) as error:
             raise self.criterion.problem(index, error) from None
-        return Placed(made, [self._found(tap) for tap in named.options["layers"]])
-
-    def _found(self, tap: LayerTap) -> LayerTap:
-        try:
-            return found(tap, self.bound.student)
-        except LayerError as error:
-            raise self.criterion.located(tap.path, error.message, error.advice) from None
+        return Placed(made, [self.criterion.found(self.bound.student, tap) for tap in named.options["layers"]])
 
     def attach(self) -> None:
         """Put shims on the layers."""
@@ -199,10 +191,7 @@ class AdaptersAtWork:
         """Make all adapters for the first batch of the training data, which stands for both domains."""
         with self.bound.first_input() as given:
             if given is None:
-                logger.warning(
-                    "the discriminators are made at the first loss, so they have no parameters yet: give "
-                    "on_train_begin a dataloader to have them now"
-                )
+                say_made_later("discriminators")
                 return
             student = self.bound.student.model
             args, kwargs = as_call(student, given)
@@ -275,5 +264,4 @@ def coefficient_at(warm: WarmStart, step: Any) -> Any:
     """The reversal's coefficient at a step, an integer or a scalar of a graph."""
     if not tf.is_tensor(step):
         return warm(step)
-    progress = tf.cast(step, tf.float64) / warm.steps
-    return warm.low + (warm.high - warm.low) * (2 / (1 + tf.exp(-warm.alpha * progress)) - 1)
+    return warm.at(tf.cast(step, tf.float64) / warm.steps, tf.exp)

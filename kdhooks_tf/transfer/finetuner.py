@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdhooks.config.finetune_settings import FinetuneSettings
-from kdhooks.transfer import TransferReport, chosen
+from kdhooks.transfer import Finetuner, TransferReport
 from kdhooks_tf.transfer.freezing import Freezer
-from kdhooks_tf.transfer.weights import settings_of, transfer_weights
+from kdhooks_tf.transfer.weights import transfer_weights
 
 
-class BasicFinetunner:
+class BasicFinetunner(Finetuner):
     """Puts the weights of a pretrained model into others, and freezes them if wanted.
 
     Args:
@@ -36,33 +35,8 @@ class BasicFinetunner:
         ['head/kernel', 'head/bias']
     """
 
-    def __init__(self, pretrained_model: Any, is_frozen: bool = False, **options: Any) -> None:
-        self.pretrained_model, self.is_frozen = pretrained_model, is_frozen
-        self.settings: FinetuneSettings = settings_of(**options)
-        self.report: TransferReport | None = None
-        self._freezers: list[Freezer] = []
+    def _transfer(self, model: Any) -> TransferReport:
+        return transfer_weights(model, self.pretrained_model, self.settings)
 
-    def finetune_network(self, model: Any) -> Any:
-        """Transfer, freeze, and return the very model.
-
-        Raises:
-            TransferError: nothing fits, or a rule is wrong.
-            DataError: the file holds no weights.
-        """
-        self.report = transfer_weights(model, self.pretrained_model, self.settings)
-        freezer = Freezer(model, self.settings.freeze_batch_norm)
-        names = set(chosen(self.settings.freeze, freezer.names()))
-        if self.is_frozen:
-            names |= set(self.report.transferred)
-        if names or self.settings.freeze_batch_norm:
-            freezer.freeze(names)
-            self._freezers.append(freezer)
-        return model
-
-    __call__ = finetune_network
-
-    def release(self) -> None:
-        """Set free what was frozen; a second call does nothing."""
-        freezers, self._freezers = self._freezers, []
-        for freezer in freezers:
-            freezer.release()
+    def _freezer(self, model: Any) -> Freezer:
+        return Freezer(model, self.settings.freeze_batch_norm)

@@ -10,9 +10,7 @@ import tensorflow as tf
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.criterion import Criterion
 from kdhooks.errors import UsageError
-from kdhooks.hooks import Hook
-from kdhooks.messages import logger
-from kdhooks.transfer import Transferred, check_patterns, frozen_at, located, settings_in, transfer_once
+from kdhooks.transfer import FinetuningHook, Transferred, frozen_at, settings_in
 from kdhooks_tf.graphs import ask_at_each_call
 from kdhooks_tf.layer_names import require_built
 from kdhooks_tf.replicas import strategy_of
@@ -26,51 +24,20 @@ _FOR_PYTORCH = {
 }
 
 
-class Finetuning(Hook):
-    """Weight transfer in one run; the transfer itself is done when it is made.
-
-    Args:
-        distiller: the `Distillation`.
-        settings: of ``finetune``.
-        earlier: the transfer that the distiller has done before, or None.
-        resumes: whether a saved run goes on, whose student has its weights already.
-
-    Attributes:
-        done: the transfer, or None where there is none.
-        criteria: the regularisers.
-
-    Raises:
-        ConfigError, TransferError: nothing fits, a pattern or a rule is wrong, or what is for PyTorch only.
-    """
+class Finetuning(FinetuningHook):
+    """What `kdhooks.transfer.FinetuningHook` is in TensorFlow; ConfigError for what is for PyTorch only."""
 
     def __init__(self, distiller: Any, settings: FinetuneSettings, earlier: Transferred | None, resumes: bool) -> None:
-        self._distiller, self._settings = distiller, settings
-        student = distiller.student_model
-        require_built(student, "student")
+        require_built(distiller.student_model, "student")
         for key, why in _FOR_PYTORCH.items():
             if getattr(settings, key):
                 raise distiller.conf.problem(f"finetune.{key}", f"{why}, and the models are Keras models", of_key=True)
-        self.done = transfer_once(
-            distiller, settings, earlier, resumes, lambda source, given: transfer_weights(student, source, given)
-        )
-        if self.done is not None and self.done is not earlier:
-            logger.info("%s", self.done.report)
-        self._freezer = Freezer(student, settings.freeze_batch_norm)
-        self._names = self._freezer.names()
-        with located(distiller.conf):
-            kind = type(student).__name__
-            check_patterns(settings.freeze, self._names, "freeze", kind)
-            for patterns in settings.unfreeze.values():
-                check_patterns(patterns, self._names, "unfreeze", kind)
-        self.criteria = self._regularisers()
-        self._epoch = distiller.conf.settings.distillation.train.start_epoch
+        super().__init__(distiller, settings, earlier, resumes, transfer=transfer_weights, freezer=Freezer)
         self._changes = 0  # of what is frozen, so that a graph of before is known
 
     def _regularisers(self) -> tuple[Criterion, ...]:
         one = self._settings.l2_sp
-        report = None if self.done is None else self.done.report
-        taken = None if report is None else frozenset((*report.transferred, *report.resized))
-        return () if one is None else (L2SP(one.weight, one.new_weight, transferred=taken),)
+        return () if one is None else (L2SP(one.weight, one.new_weight, transferred=self._taken()),)
 
     # ---- events ------------------------------------------------------------------------------------
 
@@ -80,15 +47,7 @@ class Finetuning(Hook):
         if self._settings.unfreeze and isinstance(optimizer, keras.optimizers.Optimizer) and not optimizer.built:
             with strategy_of(student).scope():
                 optimizer.build(student.trainable_variables)  # a built one takes no weights that are set free later
-        self._apply(self._epoch)
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """Freeze what is frozen in this epoch."""
-        self._apply(epoch)
-
-    def on_epoch_end(self) -> None:
-        """The next epoch begins, in loops that don't say so."""
-        self._apply(self._epoch + 1)
+        super().on_train_begin()
 
     def on_after_compute_loss(self) -> None:
         """Have a graph that is traced now refuse to go on once other weights are frozen."""
@@ -103,10 +62,6 @@ class Finetuning(Hook):
                     )
 
             ask_at_each_call((self, traced), check)
-
-    def on_train_end(self) -> None:
-        """Put every flag back."""
-        self._freezer.release()
 
     def _apply(self, epoch: int) -> None:
         self._epoch = epoch

@@ -7,18 +7,18 @@ before training, and w_new all others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from kdhooks.config.finetune_settings import Scheduled
-from kdhooks.criterion import Step, Term, Weight
-from kdhooks.errors import CheckpointError, UsageError
-from kdhooks.hooks import Hook
+from kdhooks.criterion import Step
+from kdhooks.errors import CheckpointError
 from kdhooks.pairs.bound import Bound
-from kdhooks.schedules import Constant, constant_value, parse_schedule
+from kdhooks.schedules import Schedule, constant_value
+from kdhooks.transfer import StartingPoint
 from kdhooks_tf.matcher_training import array_of
 from kdhooks_tf.replicas import strategy_of
 from kdhooks_tf.transfer.names import named_weights
@@ -27,7 +27,7 @@ from kdhooks_tf.weighing import scheduled
 Tensor = Any
 
 
-class L2SP(Hook):
+class L2SP(StartingPoint):
     """Weights stay near those that they began from (Li, Grandvalet & Davoine 2018, equation 3).
 
     Args:
@@ -37,28 +37,19 @@ class L2SP(Hook):
 
     Its components are ``L2-SP`` and ``L2-SP.new``, both unweighted. The starting point is the student when a run
     begins; it is held in memory once more, and in `state_dict()`.
-
-    Attributes:
-        student_label, student_weight, terms: what a `kdhooks.criterion.Criterion` has.
     """
 
     name = "L2-SP"
-    only_adds = True
-    student_label = "CE"
 
     def __init__(
         self, weight: Scheduled = 0.01, new_weight: Scheduled = 0.01, *, transferred: Collection[str] | None = None
     ) -> None:
-        self.student_weight: Weight = Constant(0.0)
-        self.transferred = transferred
-        self._weight = parse_schedule(weight, at_least=0.0)
-        self._model: Any = None
+        super().__init__(weight, new_weight, transferred)
         self._start: dict[str, Any] = {}
-        decay = parse_schedule(new_weight, at_least=0.0)
-        self.terms: Sequence[Term] = (
-            Term(self.name, scheduled(self._weight), self.value, layer=lambda: None),
-            Term(f"{self.name}.new", scheduled(decay), self.decay, layer=lambda: None),
-        )
+
+    def scheduled(self, schedule: Schedule) -> Callable[[Any], Any]:
+        """A schedule that takes the step of a graph."""
+        return scheduled(schedule)
 
     def bind(self, bound: Bound) -> None:
         """Take the student of a run."""
@@ -90,29 +81,24 @@ class L2SP(Hook):
         named = self._trained().items()
         return half_squares([tf.convert_to_tensor(one) for name, one in named if not self._is_transferred(name)])
 
-    def _is_transferred(self, name: str) -> bool:
-        return self.transferred is None or name in self.transferred
-
     def _trained(self) -> dict[str, Any]:
         """The student's weights that are trained now."""
         return {name: one for name, one in _learnable(self._student()).items() if one.trainable}
 
-    def _student(self) -> Any:
-        if self._model is None:
-            raise UsageError(f"{self.name} has no student yet: it is computed in a run, after on_train_begin()")
-        return self._model
-
     def state_dict(self) -> dict[str, Any]:
-        """The starting point."""
-        return {"start": {name: array_of(one) for name, one in self._start.items()}}
+        """The starting point, and what is part of it: a run that goes on transfers nothing."""
+        return {**super().state_dict(), "start": {name: array_of(one) for name, one in self._start.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved run's starting point; CheckpointError where it is of another student."""
+        super().load_state_dict(state)
+        student = self._student()
+        own = {name: tuple(one.shape) for name, one in _learnable(student).items()}
         start = {name: np.asarray(one) for name, one in state.get("start", {}).items()}
-        if {name: one.shape for name, one in start.items()} != {n: tuple(one.shape) for n, one in self._start.items()}:
+        if any(own.get(name) != one.shape for name, one in start.items()):
             raise CheckpointError("the state holds the starting point of another student")
-        for name, value in start.items():
-            self._start[name].assign(value)
+        with strategy_of(student).scope():
+            self._start = {name: tf.Variable(one, trainable=False) for name, one in start.items()}
 
 
 def _learnable(student: Any) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdhooks.config import DistillationConf
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.errors import ModelError
-from kdhooks.transfer import Layout, Move, TransferReport, plan, resized
+from kdhooks.transfer import Layout, Move, TransferReport, plan, resized, settings_of
 from kdhooks_tf.layer_names import require_built
 from kdhooks_tf.transfer.files import Held, opened
 from kdhooks_tf.transfer.names import named_weights
@@ -62,11 +61,6 @@ def transfer_weights(
         for move in made.moves:
             _put(own[move.target], held[move.source], move)
     return made.report
-
-
-def settings_of(**options: Any) -> FinetuneSettings:
-    """Options as the section ``finetune`` has them, checked by its rules; ConfigError where they break one."""
-    return DistillationConf({"finetune": options}).settings.finetune or FinetuneSettings()
 
 
 def _put(variable: Any, held: Held, move: Move) -> None:

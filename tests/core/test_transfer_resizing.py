@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdhooks.resampling import resampling
 from kdhooks.transfer import Layout, Resize, resized
-from kdhooks.transfer.resizing import Unfit, by_classes, decide, weights
+from kdhooks.transfer.resizing import Unfit, by_classes, decide
 
 TORCH, KERAS = Layout(inputs=1, classes=0), Layout(inputs=-2, classes=-1)
 
@@ -61,12 +62,12 @@ def test_other_axes_are_repeated_as_they_are():
 def test_interpolation_keeps_constants_and_rows_sum_to_one():
     for old, new in [(3, 7), (14, 24), (24, 14), (5, 1), (1, 4)]:
         for cubic in (False, True):
-            np.testing.assert_allclose(weights(old, new, cubic=cubic).sum(1), 1, atol=1e-12)
+            np.testing.assert_allclose(resampling(old, new, cubic=cubic).sum(1), 1, atol=1e-12)
 
 
 def test_interpolation_to_the_same_size_changes_nothing():
     for cubic in (False, True):
-        np.testing.assert_allclose(weights(6, 6, cubic=cubic), np.eye(6), atol=1e-12)
+        np.testing.assert_allclose(resampling(6, 6, cubic=cubic), np.eye(6), atol=1e-12)
 
 
 def test_a_grid_of_positions_keeps_its_class_token():
@@ -74,7 +75,7 @@ def test_a_grid_of_positions_keeps_its_class_token():
     result, words = made("interpolate", source, np.zeros((1, 1 + 16, 4)))
     assert words == "bicubic 3×3 -> 4×4, 1 token kept"
     assert np.array_equal(result[:, :1], source[:, :1])
-    matrix = weights(3, 4, cubic=True)
+    matrix = resampling(3, 4, cubic=True)
     expected = np.einsum("ai,bj,ijd->abd", matrix, matrix, source[0, 1:].reshape(3, 3, 4)).reshape(16, 4)
     np.testing.assert_allclose(result[0, 1:], expected, atol=1e-12)
 

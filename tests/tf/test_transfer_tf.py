@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from kdhooks import Distillation
 from kdhooks.errors import ConfigError, DataError, ModelError, TransferError, UsageError
-from kdhooks_tf.transfer import BasicFinetunner, named_weights, transfer_weights
+from kdhooks_tf.transfer import L2SP, BasicFinetunner, named_weights, transfer_weights
 from tests.tf.callback_models import compiled, data, fit
 
 # Keras converts its own variables in a way that NumPy 2 complains of.
@@ -207,3 +207,28 @@ def test_basic_finetunner_freezes_what_it_transferred() -> None:
     assert len(student.trainable_variables) == 2
     finetunner.release()
     assert len(student.trainable_variables) == 8
+
+
+def test_a_resumed_run_keeps_the_starting_point_of_what_was_transferred() -> None:
+    """The run that goes on transfers nothing, so only the state says which weights came from the source."""
+
+    def begun(state: Any = None) -> Distillation:
+        distiller = Distillation({"finetune": {"l2_sp": {"weight": 0.5}}}, student_model=network())
+        distiller.pretrained_model = network(9, seed=1)
+        if state is not None:
+            distiller.load_state_dict(state)
+        distiller.on_train_begin()
+        return distiller
+
+    def saved(distiller: Distillation) -> Any:
+        (point,) = (one for one in distiller._run.objective.criteria if isinstance(one, L2SP))  # type: ignore[union-attr]
+        return point.state_dict()
+
+    first = begun()
+    then, goes_on = saved(first), begun(first.state_dict())
+    now = saved(goes_on)
+    assert now["transferred"] == then["transferred"] == sorted(BODY)
+    assert all(np.array_equal(now["start"][name], one) for name, one in then["start"].items())
+    assert sorted(now["start"]) == sorted(name for name in BODY if "moving" not in name)
+    for one in (first, goes_on):
+        one.on_train_end()

@@ -8,20 +8,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kdhooks.adaptation import ADAPTER_RULES
+from kdhooks.adaptation import ADAPTER_RULES, FIVE_KERNELS
 from kdhooks.torch.adaptation.adapter import Adapter, DomainBatch, adapter
 from kdhooks.torch.adaptation.features import class_axis, full_precision, two_domains
 from kdhooks.torch.adaptation.kernels import Bandwidth, Estimator, gaussian_kernels, mean_discrepancy
 
 Pool = Literal["flatten", "mean"]
-FIVE = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def mk_mmd(
     source: Tensor,
     target: Tensor,
     *,
-    multipliers: Sequence[float] = FIVE,
+    multipliers: Sequence[float] = FIVE_KERNELS,
     bandwidth: Bandwidth = "mean",
     estimator: Estimator = "quadratic",
     pool: Pool = "flatten",
@@ -129,7 +128,7 @@ class MKMMD(Adapter):
     def __init__(
         self,
         *,
-        multipliers: Sequence[float] = FIVE,
+        multipliers: Sequence[float] = FIVE_KERNELS,
         bandwidth: Bandwidth = "mean",
         estimator: Estimator = "quadratic",
         pool: Pool = "flatten",
@@ -163,7 +162,7 @@ class JAN(Adapter):
     def __init__(
         self,
         *,
-        multipliers: Sequence[float] = FIVE,
+        multipliers: Sequence[float] = FIVE_KERNELS,
         bandwidth: Bandwidth = "mean",
         softmax_multipliers: Sequence[float] = (1.0,),
         softmax_bandwidth: Bandwidth = "mean",

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from itertools import islice
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdhooks.config.model import DataloaderSettings
 from kdhooks.domains.batches import split_target
+from kdhooks.domains.loaders import loader_of
 from kdhooks.domains.validators import spread
 from kdhooks.errors import DataError
-from kdhooks.loop.parts import located
 from kdhooks.speed import Choice
 from kdhooks.torch.data import EpochLoader, build_dataloader
 from kdhooks.torch.memory_format import input_layout
 from kdhooks.torch.outputs import as_call, logits_of
 from kdhooks.torch.placement import autocast, batch_mover, data_seed
 from kdhooks.torch.student_choice import choice_of
-
-_MADE: WeakKeyDictionary[Any, dict[tuple[bool, bool], tuple[Any, Any]]] = WeakKeyDictionary()
 
 
 def target_loader(distiller: Any, *, evaluation: bool, trains: bool = False, rank: int = 0, world_size: int = 1) -> Any:
@@ -37,22 +35,13 @@ def target_loader(distiller: Any, *, evaluation: bool, trains: bool = False, ran
     Raises:
         ConfigError: an unknown dataset or transform, or options that don't fit.
     """
-    given = distiller.target_eval_dataloader if evaluation else distiller.target_dataloader
-    section = distiller.conf.settings.domain_adaptation
-    settings = None if section is None else section.eval_dataloader if evaluation else section.dataloader
-    if given is not None or settings is None:
-        return given
-    made = _MADE.setdefault(distiller, {})
-    key = (evaluation, trains)
-    if key not in made or made[key][0] is not settings:
-        path = f"domain_adaptation.{'eval_' if evaluation else ''}dataloader"
-        seed = data_seed(distiller.conf)
-        shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if trains else {}
-        loader = located(
-            distiller.conf, path, lambda: build_dataloader(settings, seed=seed, train=not evaluation, **shares)
-        )
-        made[key] = settings, loader
-    return made[key][1]
+    seed = data_seed(distiller.conf)
+    shares: dict[str, Any] = {"rank": rank, "world_size": world_size} if trains else {}
+
+    def build(settings: DataloaderSettings) -> Any:
+        return build_dataloader(settings, seed=seed, train=not evaluation, **shares)
+
+    return loader_of(distiller, build, evaluation=evaluation, trains=trains)
 
 
 @torch.no_grad()

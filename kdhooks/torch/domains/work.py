@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdhooks.adaptation import a_distance
 from kdhooks.config.layer_taps import LayerTap
 from kdhooks.config.model import Named
 from kdhooks.criterion import Step
 from kdhooks.domains.batches import columns_of, split_target
 from kdhooks.domains.criterion import AdaptationCriterion, check_names, has_loss
-from kdhooks.errors import CheckpointError, KDHooksError, LayerError, ModelError
-from kdhooks.messages import logger
-from kdhooks.pairs.bound import Bound
-from kdhooks.pairs.selection import found
+from kdhooks.errors import CheckpointError, KDHooksError, ModelError
+from kdhooks.pairs.bound import Bound, say_made_later
 from kdhooks.torch.adaptation import ADAPTERS, Adapter, DomainBatch, adapt_batch_norm
 from kdhooks.torch.domains.adversary import Adversary
 from kdhooks.torch.domains.both import BothDomains, Domain
@@ -97,16 +96,12 @@ class AdaptersAtWork:
         parts: dict[str, LayerTap] = {}
         for part in (ENCODER, HEAD):
             if options[part] is not None:
-                parts[part] = self._found(LayerTap(options[part], input=True, path=f"{named.path}.{part}"))
+                parts[part] = self.criterion.found(
+                    self.bound.student, LayerTap(options[part], input=True, path=f"{named.path}.{part}")
+                )
         own = {part: find_layer(self.bound.student.root, tap.layer, "student")[1] for part, tap in parts.items()}
         made.attach(own.get(ENCODER), own.get(HEAD))
-        return Placed(made, [self._found(tap) for tap in options["layers"]], parts)
-
-    def _found(self, tap: LayerTap) -> LayerTap:
-        try:
-            return found(tap, self.bound.student)
-        except LayerError as error:
-            raise self.criterion.located(tap.path, error.message, error.advice) from None
+        return Placed(made, [self.criterion.found(self.bound.student, tap) for tap in options["layers"]], parts)
 
     def attach(self) -> None:
         """Put hooks on the layers."""
@@ -171,7 +166,7 @@ class AdaptersAtWork:
         """What an adapter measured at its last loss."""
         found = dict(self.placed[index].adapter.measures())
         if self.settings.a_distance and "domain_accuracy" in found:
-            found["a_distance"] = 2 * (1 - 2 * (1 - found["domain_accuracy"]))  # as kdhooks.adaptation.a_distance
+            found["a_distance"] = a_distance(found["domain_accuracy"])
         return found
 
     def labelled(self, step: Step) -> Tensor:
@@ -209,10 +204,7 @@ class AdaptersAtWork:
         """Make all adapters for the first batch of the training data, which stands for both domains."""
         with self.bound.first_input() as given:
             if given is None:
-                logger.warning(
-                    "the discriminators are made at the first loss, so they have no parameters yet: give "
-                    "on_train_begin a dataloader to have them now"
-                )
+                say_made_later("discriminators")
                 return
             args, kwargs = as_call(given)
             with torch.enable_grad():

@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.torch.transfer.freezing import Freezer
-from kdhooks.torch.transfer.transfer import settings_of, transfer_weights
-from kdhooks.transfer import TransferReport, chosen
+from kdhooks.torch.transfer.transfer import transfer_weights
+from kdhooks.transfer import Finetuner, TransferReport
 
 
-class BasicFinetunner:
+class BasicFinetunner(Finetuner):
     """Puts the weights of a pretrained model into others, and freezes them if wanted.
 
     Args:
@@ -36,39 +35,11 @@ class BasicFinetunner:
         ['2.weight', '2.bias']
     """
 
-    def __init__(self, pretrained_model: Any, is_frozen: bool = False, **options: Any) -> None:
-        self.pretrained_model, self.is_frozen = pretrained_model, is_frozen
-        self.settings: FinetuneSettings = settings_of(**options)
-        self.report: TransferReport | None = None
-        self._freezers: list[Freezer] = []
+    def _transfer(self, model: nn.Module) -> TransferReport:
+        return transfer_weights(model, self.pretrained_model, self.settings)
 
-    def finetune_network(self, model: nn.Module) -> nn.Module:
-        """Transfer, freeze, and return the very model.
-
-        Raises:
-            TransferError: nothing fits, or a rule is wrong.
-            DataError: the file holds no weights.
-        """
-        self.report = transfer_weights(model, self.pretrained_model, self.settings)
-        return self.freeze_network(model)
-
-    def freeze_network(self, model: nn.Module) -> nn.Module:
-        """Freeze a model as the last transfer did, without a transfer; for a copy, which carries no hook of ours."""
-        freezer = Freezer(model, self.settings.freeze_batch_norm)
-        names = set(chosen(self.settings.freeze, freezer.names()))
-        if self.is_frozen and self.report is not None:
-            names |= set(self.report.transferred)
-        if names or self.settings.freeze_batch_norm:
-            freezer.freeze(names)
-            self._freezers.append(freezer)
-        return model
-
-    __call__ = finetune_network
-
-    @property
-    def finetuned_state_keys(self) -> list[str]:
-        """The names of all tensors that the last transfer took as they are."""
-        return [] if self.report is None else list(self.report.transferred)
+    def _freezer(self, model: nn.Module) -> Freezer:
+        return Freezer(model, self.settings.freeze_batch_norm)
 
     def __deepcopy__(self, memo: Any) -> BasicFinetunner:
         """A copy has the same pretrained model, which nothing changes, and has frozen nothing yet."""
@@ -78,9 +49,3 @@ class BasicFinetunner:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_freezers": []}
-
-    def release(self) -> None:
-        """Set free what was frozen, and take every hook off; a second call does nothing."""
-        freezers, self._freezers = self._freezers, []
-        for freezer in freezers:
-            freezer.release()

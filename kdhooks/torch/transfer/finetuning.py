@@ -6,88 +6,50 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.criterion import Criterion
 from kdhooks.errors import KDHooksError, LayerError
-from kdhooks.hooks import Hook
 from kdhooks.messages import logger
 from kdhooks.torch.transfer.behaviour import DELTA
 from kdhooks.torch.transfer.freezing import Freezer
 from kdhooks.torch.transfer.starting_point import L2SP, StartingPointCriterion
 from kdhooks.torch.transfer.transfer import transfer_weights
 from kdhooks.torch.wrappers import find_layer, inside, living
-from kdhooks.transfer import (
-    Transferred,
-    check_patterns,
-    factor_of,
-    frozen_at,
-    located,
-    settings_in,
-    transfer_once,
-)
+from kdhooks.transfer import FinetuningHook, Transferred, check_patterns, factor_of, frozen_at, settings_in
 
 
-class Finetuning(Hook):
-    """Weight transfer in one run; the transfer itself is done when it is made.
-
-    Args:
-        distiller: the `Distillation`.
-        settings: of ``finetune``.
-        earlier: the transfer that the distiller has done before, or None.
-        resumes: whether a saved run goes on, whose student has its weights already.
-
-    Attributes:
-        done: the transfer, or None where there is none.
-        criteria: the regularisers.
-
-    Raises:
-        ConfigError, TransferError: nothing fits, or a pattern, layer or rule is wrong.
-    """
+class Finetuning(FinetuningHook):
+    """What `kdhooks.transfer.FinetuningHook` is in PyTorch, with factors of the learning rate and DELTA."""
 
     def __init__(self, distiller: Any, settings: FinetuneSettings, earlier: Transferred | None, resumes: bool) -> None:
-        self._distiller, self._settings = distiller, settings
-        student: nn.Module = distiller.student_model
-        self.done = transfer_once(
-            distiller, settings, earlier, resumes, lambda source, given: transfer_weights(student, source, given)
-        )
+        super().__init__(distiller, settings, earlier, resumes, transfer=transfer_weights, freezer=Freezer)
         self._continues = False
-        self._written: dict[str, int] = {}
-        if self.done is not None and self.done is not earlier:
-            logger.info("%s", self.done.report)
-            self._written = self._versions(self.done.report.transferred)
-        self._freezer = Freezer(student, settings.freeze_batch_norm)
-        self._names = self._freezer.names()
-        with located(distiller.conf):
-            self._check(student)
-        self.criteria = self._regularisers(student)
-        self._epoch = distiller.conf.settings.distillation.train.start_epoch
+        fresh = self.done.report.transferred if self.done is not None and self._fresh else ()
+        self._written = self._versions(fresh)
 
-    def _check(self, student: nn.Module) -> None:
-        kind = type(inside(student)).__name__
-        check_patterns(self._settings.freeze, self._names, "freeze", kind)
-        for patterns in self._settings.unfreeze.values():
-            check_patterns(patterns, self._names, "unfreeze", kind)
-        check_patterns(self._settings.lr_factors, self._names, "lr_factors", kind)
+    def _kind(self) -> str:
+        return type(inside(self._distiller.student_model)).__name__
+
+    def _check(self) -> None:
+        super()._check()
+        check_patterns(self._settings.lr_factors, self._names, "lr_factors", self._kind())
         if self._settings.unfreeze and _ranks() > 1:
             message = "DistributedDataParallel waits for the same gradients in every step, so nothing is set free later"
             advice = "Train in one process, or in two runs."
             raise self._distiller.conf.problem("finetune.unfreeze", message, advice, of_key=True)
 
-    def _regularisers(self, student: nn.Module) -> tuple[Criterion, ...]:
-        settings, conf = self._settings, self._distiller.conf
+    def _regularisers(self) -> tuple[Criterion, ...]:
+        settings, conf, taken = self._settings, self._distiller.conf, self._taken()
         made: list[StartingPointCriterion] = []
-        report = None if self.done is None else self.done.report
-        taken = None if report is None else frozenset((*report.transferred, *report.resized))
         if settings.l2_sp is not None:
             made.append(L2SP(settings.l2_sp.weight, settings.l2_sp.new_weight, transferred=taken))
         if settings.delta is not None:
             one = settings.delta
             for index, layer in enumerate(one.layers):
                 try:
-                    find_layer(student, layer, "student")
+                    find_layer(self._distiller.student_model, layer, "student")
                 except LayerError as error:
                     raise conf.problem(f"finetune.delta.layers[{index}]", error.message, error.advice) from None
             try:
@@ -104,8 +66,8 @@ class Finetuning(Hook):
     # ---- events ------------------------------------------------------------------------------------
 
     def on_train_begin(self) -> None:
-        """Freeze what is frozen in the first epoch."""
-        self._apply(self._epoch)
+        """Freeze what is frozen in the first epoch, and look at the optimizer."""
+        super().on_train_begin()
         self._look_at_groups()
 
     def on_after_compute_loss(self) -> None:
@@ -120,18 +82,6 @@ class Finetuning(Hook):
     def _versions(self, names: Iterable[str]) -> dict[str, int]:
         own = dict(inside(self._distiller.student_model).named_parameters())  # a forward writes buffers
         return {name: own[name]._version for name in names if name in own}
-
-    def on_epoch_begin(self, epoch: int) -> None:
-        """Freeze what is frozen in this epoch."""
-        self._apply(epoch)
-
-    def on_epoch_end(self) -> None:
-        """The next epoch begins, in loops that don't say so."""
-        self._apply(self._epoch + 1)
-
-    def on_train_end(self) -> None:
-        """Put every flag back, and take every hook off."""
-        self._freezer.release()
 
     def _apply(self, epoch: int) -> None:
         self._epoch = epoch

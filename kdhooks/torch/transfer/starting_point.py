@@ -14,68 +14,28 @@ import torch
 from torch import Tensor, nn
 
 from kdhooks.config.finetune_settings import Scheduled
-from kdhooks.criterion import Step, Term, Weight
-from kdhooks.errors import CheckpointError, UsageError
-from kdhooks.hooks import Hook
+from kdhooks.criterion import Step
+from kdhooks.errors import CheckpointError
 from kdhooks.pairs.bound import Bound
-from kdhooks.schedules import Constant, constant_value, parse_schedule
+from kdhooks.schedules import constant_value
+from kdhooks.transfer import StartingPoint
 
 
-class StartingPointCriterion(Hook):
-    """What L2-SP and DELTA share: a student's weight of 0, and the decay of what was not transferred.
-
-    Attributes:
-        student_label, student_weight, terms: what a `kdhooks.criterion.Criterion` has.
-        transferred: names of the student's tensors that come from the source; None means all.
-    """
-
-    name = ""
-
-    def __init__(self, weight: Scheduled, new_weight: Scheduled, transferred: Collection[str] | None = None) -> None:
-        self.student_label = "CE"
-        self.student_weight: Weight = Constant(0.0)
-        self.transferred = transferred
-        self._weight = parse_schedule(weight, at_least=0.0)
-        self._model: nn.Module | None = None
-        decay = parse_schedule(new_weight, at_least=0.0)
-        self.terms: Sequence[Term] = (
-            Term(self.name, self._weight, self.value, layer=lambda: None),
-            Term(f"{self.name}.new", decay, self.decay, layer=lambda: None),
-        )
+class StartingPointCriterion(StartingPoint):
+    """What L2-SP and DELTA share in PyTorch."""
 
     def bind(self, bound: Bound) -> None:
         """Take the student of a run."""
         self._model = bound.student.root
 
-    def value(self, step: Step) -> Tensor:
-        """How far from the starting point, a scalar."""
-        raise NotImplementedError
-
     def decay(self, step: Step) -> Tensor:
         """Half the squared norm of the parameters that were not transferred."""
         return half_squares([one for name, one in self._named() if not self._is_transferred(name)], self._student())
-
-    def _is_transferred(self, name: str) -> bool:
-        return self.transferred is None or name in self.transferred
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was transferred."""
-        return {"transferred": None if self.transferred is None else sorted(self.transferred)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what was transferred."""
-        given = state.get("transferred")
-        self.transferred = None if given is None else frozenset(given)
 
     def _named(self, *, frozen: bool = False) -> list[tuple[str, nn.Parameter]]:
         """The student's trained parameters by name; those that are frozen too where they are asked for."""
         named = self._student().named_parameters()
         return [(name.replace("_orig_mod.", ""), one) for name, one in named if frozen or one.requires_grad]
-
-    def _student(self) -> nn.Module:
-        if self._model is None:
-            raise UsageError(f"{self.name} has no student yet: it is computed in a run, after on_train_begin()")
-        return self._model
 
 
 class L2SP(StartingPointCriterion):

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks.config import DistillationConf
 from kdhooks.config.finetune_settings import FinetuneSettings
 from kdhooks.errors import UsageError
 from kdhooks.torch.transfer.sources import opened
 from kdhooks.torch.wrappers import inside
-from kdhooks.transfer import Layout, Resize, TransferReport, plan, resized
+from kdhooks.transfer import Layout, Resize, TransferReport, plan, resized, settings_of
 
 LAYOUT = Layout(inputs=1, classes=0)
 """A convolution is [out, in, height, width], a linear layer [out, in]."""
@@ -69,11 +68,6 @@ def transfer_weights(
                 value = _resized(move.resize, value, own[move.target])
             own[move.target].copy_(value)
     return made.report
-
-
-def settings_of(**options: Any) -> FinetuneSettings:
-    """Options as the section ``finetune`` has them, checked by its rules; ConfigError where they break one."""
-    return DistillationConf({"finetune": options}).settings.finetune or FinetuneSettings()
 
 
 def _check_places(own: dict[str, Tensor], kind: str) -> None:

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdhooks.errors import UsageError
+from kdhooks.resampling import resampling
 from kdhooks.torch.transfer import BasicFinetunner, transfer_weights
-from kdhooks.transfer.resizing import weights
 from tests.torch.transfer.models import batches, net, same
 
 
@@ -63,7 +63,7 @@ def test_a_tied_head_follows_its_embedding() -> None:
 def test_interpolation_is_that_of_torch(size: tuple[int, int], mode: str) -> None:
     picture = torch.randn(1, 1, 7, 5, dtype=torch.float64)
     expected = F.interpolate(picture, size=size, mode=mode, antialias=True)[0, 0]
-    rows, columns = (weights(old, new, cubic=mode == "bicubic") for old, new in zip((7, 5), size, strict=True))
+    rows, columns = (resampling(old, new, cubic=mode == "bicubic") for old, new in zip((7, 5), size, strict=True))
     ours = torch.from_numpy(rows) @ picture[0, 0] @ torch.from_numpy(columns).T
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
