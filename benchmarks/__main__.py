@@ -1,7 +1,7 @@
 """All benchmarks, one after the other, each in a process of its own, and the page that shows them.
 
-Figures are kept in ``.kdhooks/benchmarks``, a JSON file a part, so that one part can be measured again and the page
-be written from all of them; with one part its own settings may follow. Other libraries stand in an environment of
+Figures are kept in ``benchmarks/figures``, a JSON file a part, in the repository, so that one part can be measured
+again and the page be written from all of them; with one part its own settings may follow. Other libraries stand in an environment of
 their own, which `make bench` builds.
 
 Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--quick] [--threads 2]
@@ -23,7 +23,8 @@ from benchmarks.machine import features, processor
 from benchmarks.parts import Part, parts
 
 ROOT = Path(__file__).resolve().parents[1]
-STORE = ROOT / ".kdhooks" / "benchmarks"
+STORE = ROOT / "benchmarks" / "figures"
+QUICK = ROOT / ".kdhooks" / "benchmarks" / "quick"
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 TOP = """# Benchmarks
@@ -144,7 +145,7 @@ def main() -> int:
     options, options.more = parser.parse_known_args()
     if options.more and len(options.only) != 1:
         parser.error(f"{' '.join(options.more)}: settings of a part go with --only and its name alone")
-    store = STORE / "quick" if options.quick else STORE
+    store = QUICK if options.quick else STORE
     store.mkdir(parents=True, exist_ok=True)
     chosen = [part for part in parts() if part.name in options.only or not options.only]
     if not options.only and not options.ipex.exists():

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -187,9 +188,12 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def ratios(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the repeats' own ratios."""
+    """Medians of the repeats' own ratios; NaN where sizes are so small that another's figure is 0."""
     pairs = list(zip(ours, theirs, strict=True))
-    return {key: statistics.median(one[key] / other[key] for one, other in pairs) for key in KEYS}
+    return {
+        key: statistics.median(one[key] / other[key] if other[key] else math.nan for one, other in pairs)
+        for key in KEYS
+    }
 
 
 KEYS = ("seconds", "cpu_seconds", "extra_gb")

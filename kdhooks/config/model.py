@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdhooks.adaptation import WarmStart
 from kdhooks.config.finetune_settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from kdhooks.config.search_settings import AutoDistillationSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a model computes in."""
@@ -289,7 +292,7 @@ class Settings:
     """A whole configuration, checked.
 
     Attributes:
-        domain_adaptation: None where the section is not there.
+        domain_adaptation, auto_distillation: None where the section is not there.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -297,5 +300,6 @@ class Settings:
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
     finetune: FinetuneSettings | None = None
     domain_adaptation: AdaptationSettings | None = None
+    auto_distillation: AutoDistillationSettings | None = None
     evaluation: EvaluationSettings | None = None
     tuning: TuningSettings = field(default_factory=TuningSettings)
