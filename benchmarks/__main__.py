@@ -1,8 +1,9 @@
 """All benchmarks, one after the other, each in a process of its own, and the page that shows them.
 
-Figures are kept in ``benchmarks/figures``, a JSON file a part, in the repository, so that one part can be measured
-again and the page be written from all of them; with one part its own settings may follow. Other libraries stand in an environment of
-their own, which `make bench` builds.
+Figures are kept in ``benchmarks/figures``, a JSON file a part and a kind of processor, in the repository, so that one
+part can be measured again and the page be written from all of them; with one part its own settings may follow. A
+processor with matrix instructions has a page of its own, since bf16 is worth several times as much there. Other
+libraries stand in an environment of their own, which `make bench` builds.
 
 Run: make bench, which is python -m benchmarks [--only NAME ...] [--reuse] [--quick] [--threads 2]
 """
@@ -19,20 +20,29 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.goals import Goal, table
-from benchmarks.machine import features, processor
+from benchmarks.machine import features, kind_of, processor
 from benchmarks.parts import Part, parts
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = ROOT / "benchmarks" / "figures"
 QUICK = ROOT / ".kdhooks" / "benchmarks" / "quick"
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = {
+    kind: ROOT / "docs" / f"benchmarks{end}.md"
+    for kind, end in (("amx", ""), ("avx512", "_avx512"), ("plain", "_plain"))
+}
+
+TOLD = {
+    "amx": "a processor with AMX",
+    "avx512": "a processor with AVX-512 but no AMX",
+    "plain": "a processor without AVX-512",
+}
 
 TOP = """# Benchmarks
 
 Ratios, not absolute times, since machines differ and are noisy: the sides run in turn in one run, swapping the order
 from round to round. Times are medians over the rounds, a ratio is the median of the rounds' own ratios.
 
-Command: {command}. Machine: {processor}{features}, {threads} threads.
+Command: {command}. Machine: {processor}, {threads} threads.{beside}
 
 {environments}
 
@@ -76,7 +86,7 @@ def measure(part: Part, options: argparse.Namespace, store: Path) -> None:
     command += [*(part.quick if options.quick else ()), *options.more]
     subprocess.run([*command, "--json", str(file)], check=True, **shared)
     told = {"versions": json.loads(versions.stdout), "minutes": (time.perf_counter() - began) / 60}
-    told["command"] = " ".join(["python", *command[1:]])
+    told |= {"command": " ".join(["python", *command[1:]]), "features": features()}
     (store / f"{part.name}.environment.json").write_text(
         json.dumps({**told, "environment": part.environment, "threads": options.threads, "processor": processor()})
     )
@@ -93,7 +103,7 @@ def kept(part: Part, store: Path) -> dict[str, Any] | None:
 def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]]:
     """The page, and its goals."""
     goals: list[Goal] = []
-    sections, environments, commands = [], {}, []
+    sections, environments, commands, machines = [], {}, [], {}
     for part in chosen:
         found = kept(part, store)
         if found is None:
@@ -104,6 +114,7 @@ def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]
         goals += module.goals(found) if hasattr(module, "goals") else []
         ran = json.loads((store / f"{part.name}.environment.json").read_text())
         environments[part.environment] = ran["versions"]
+        machines[f"{ran['processor']} ({ran['features']})" if ran["features"] else ran["processor"]] = None
         commands.append(f"{ran['command']}  # {ran['minutes']:.1f} minutes")
     titles = {"peers": "Beside other libraries", "main": "TensorFlow", "ipex": "Intel's extension"}
     told = [
@@ -112,15 +123,22 @@ def page(chosen: list[Part], threads: int, store: Path) -> tuple[str, list[Goal]
     ]
     text = TOP.format(
         command="`make bench`",
-        processor=processor(),
-        features=f" ({features()})" if features() else "",
+        processor=", or ".join(machines),
         threads=threads,
+        beside=beside(store),
         environments="\n".join(told),
         commands="\n".join(commands),
         goals=table(goals),
         sections="\n\n".join(sections),
     )
     return text, goals
+
+
+def beside(store: Path) -> str:
+    """Links to the pages of other kinds of processors."""
+    others = [kind for kind in PAGES if kind != store.name and any((store.parent / kind).glob("*.json"))]
+    links = [f"[{TOLD[kind]}]({PAGES[kind].name})" for kind in others]
+    return f"\nThe same on {' and on '.join(links)}." if links else ""
 
 
 def lacking(chosen: list[Part], store: Path) -> list[str]:
@@ -138,14 +156,16 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=told)
     parser.add_argument("--reuse", action="store_true", help="write the page from the last figures")
     parser.add_argument("--quick", action="store_true", help="only try the programs: tiny settings, another page")
-    parser.add_argument("--page", type=Path, help="the page that is written; docs/benchmarks.md without it")
+    parser.add_argument("--page", type=Path, help="the page that is written; that of this kind of processor without it")
+    parser.add_argument("--of", choices=list(PAGES), help="with --reuse: figures of another kind of processor")
     for name in ("peers", "ipex"):
         default = ROOT / f".venv-{name}" / "bin" / "python"
         parser.add_argument(f"--{name}", type=Path, default=default, help=f"the Python of the environment {name}")
     options, options.more = parser.parse_known_args()
     if options.more and len(options.only) != 1:
         parser.error(f"{' '.join(options.more)}: settings of a part go with --only and its name alone")
-    store = QUICK if options.quick else STORE
+    kind = (options.reuse and options.of) or kind_of(features())
+    store = QUICK if options.quick else STORE / kind
     store.mkdir(parents=True, exist_ok=True)
     chosen = [part for part in parts() if part.name in options.only or not options.only]
     if not options.only and not options.ipex.exists():
@@ -157,7 +177,7 @@ def main() -> int:
         except (subprocess.CalledProcessError, SystemExit) as problem:
             failed.append(f"{part.name}: {problem}")
     text, goals = page(parts(), options.threads, store)
-    (options.page or (store / "page.md" if options.quick else PAGE)).write_text(text)
+    (options.page or (store / "page.md" if options.quick else PAGES[kind])).write_text(text)
     for goal in goals:
         print("reached    " if goal.reached else "NOT REACHED", f"{goal.what}: {goal.value:.3g} ({goal.bound:g})")
     problems = failed + lacking(chosen, store)

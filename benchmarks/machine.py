@@ -35,6 +35,11 @@ def features() -> str:
     return ", ".join(name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in words)
 
 
+def kind_of(features: str) -> str:
+    """The kind of a processor with these features: ``amx``, ``avx512`` or ``plain``."""
+    return "amx" if "amx" in features else "avx512" if "avx512" in features else "plain"
+
+
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that are here."""
     found = {"Python": platform.python_version()}

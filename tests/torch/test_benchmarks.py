@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import subprocess
 import sys
 from importlib import import_module
@@ -38,6 +39,7 @@ from benchmarks import (
     whole_text,
 )
 from benchmarks.alternate import Aim
+from benchmarks.machine import features, kind_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -162,6 +164,12 @@ def test_chunked_losses_agree_and_liger_is_named_where_it_is_not(monkeypatch: py
     assert "| direct |" in chunked_loss.section(found)
 
 
+def test_a_ratio_to_memory_that_was_not_seen_is_no_number() -> None:
+    ours, theirs = ({"seconds": 1.0, "cpu_seconds": 2.0, "extra_gb": extra} for extra in (0.5, 0.0))
+    found = chunked_loss.ratios([ours], [theirs])
+    assert found["seconds"] == 1.0 and math.isnan(found["extra_gb"])
+
+
 # ---- whole runs ------------------------------------------------------------------------------------
 
 TINY = ["--seeds", "1", "--epochs", "2", "--rows", "20", "--depths", "8", "8", "--teacher-rows", "20"]
@@ -224,14 +232,15 @@ def keep(store: Path, figures: dict[str, Any]) -> None:
     """Figures of `cached_run` as the program keeps them."""
     (store / "cached_run.json").write_text(json.dumps(figures))
     ran = {"versions": {"Python": "3"}, "minutes": 1.0, "command": "python -m benchmarks.cached_run"}
+    ran |= {"processor": "A processor", "features": ""}
     (store / "cached_run.environment.json").write_text(json.dumps(ran))
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "figures"
-    folder.mkdir()
-    monkeypatch.setattr(program, "STORE", folder)
+    monkeypatch.setattr(program, "STORE", tmp_path / "figures")
+    folder = tmp_path / "figures" / kind_of(features())
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -246,6 +255,25 @@ def test_the_page_has_a_section_for_each_part_that_was_measured(store: Path, mon
     assert cached_run.section(figures) in text
     assert "<!-- whole_run was not measured -->" in text and "<!-- step_cost was not measured -->" in text
     assert "| five epochs: from an empty store / without a store |" in text
+
+
+def test_a_processor_of_another_kind_has_a_page_of_its_own_and_both_are_linked(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = kind_of(features())
+    other = next(kind for kind in program.PAGES if kind != here)
+    (store.parent / other).mkdir()
+    keep(store.parent / other, cached_run.measure(rows=4, rounds=1, depths=(8, 8)))
+    page = store / "page.md"
+    for kind, told in ((other, "A processor, 2 threads"), (here, f"]({program.PAGES[other].name})")):
+        monkeypatch.setattr(sys, "argv", ["benchmarks", "--reuse", "--of", kind, "--page", str(page)])
+        assert program.main() == 0
+        assert told in page.read_text()
+
+
+@pytest.mark.parametrize(("found", "kind"), [("avx2, amx_bf16", "amx"), ("avx2, avx512f", "avx512"), ("", "plain")])
+def test_the_kind_of_a_processor_is_told_by_its_widest_instructions(found: str, kind: str) -> None:
+    assert kind_of(found) == kind
 
 
 def test_a_part_that_fails_does_not_stop_the_others(
