@@ -50,6 +50,19 @@ class Backend(Protocol):
     def rank(self) -> int:
         """The rank of this process in the framework's process group; 0 where there is none."""
 
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """Within the block the processes that a launcher started for one student are one group: its rank and size.
+
+        Rank 0 and size 1 where there is one process. A group that the program has made is used, and left as it is.
+        """
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on all ranks of the group; every rank has to call it.
+
+        Args:
+            value: what JSON can write, of which that of rank 0 counts; lists come out of it where tuples went in.
+        """
+
     def criteria(self, conf: Any) -> tuple[Any, ...]:
         """The criteria that a configuration names."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,19 @@ class TensorFlowBackend:
         except (ValueError, TypeError, KeyError):
             return environment_rank()
         return index + (len(config.get("cluster", {}).get("chief", ())) if kind == "worker" else 0)
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """The workers of the strategy in whose scope the program runs; see `kdhooks_tf.workers.together`."""
+        from kdhooks_tf.workers import together
+
+        found: AbstractContextManager[tuple[int, int]] = together()
+        return found
+
+    def broadcast(self, value: Any) -> Any:
+        """The first worker's plain data on all workers; see `kdhooks_tf.workers.broadcast`."""
+        from kdhooks_tf.workers import broadcast
+
+        return broadcast(value)
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""

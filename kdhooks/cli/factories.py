@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdhooks.errors import MissingPackageError, ModelError, UsageError
+from kdhooks.errors import MissingPackageError, ModelError, UsageError, place_of, told
 from kdhooks.names import closest
 
 
@@ -29,9 +28,9 @@ def import_module(name: str) -> ModuleType:
             raise MissingPackageError(missing.split(".")[0], "a Keras model", "tensorflow") from None
         if name == missing or name.startswith(f"{missing}."):
             raise UsageError(f"there is no module {missing!r}{_searched(missing)}") from None
-        raise UsageError(f"{name} needs the module {missing!r}, which is not installed{_where(error)}") from None
+        raise UsageError(f"{name} needs the module {missing!r}, which is not installed{place_of(error)}") from None
     except Exception as error:
-        raise UsageError(f"{name} can't be imported: {_told(error)}") from None
+        raise UsageError(f"{name} can't be imported: {told(error)}") from None
 
 
 def make_model(spelling: str) -> Any:
@@ -63,7 +62,7 @@ def make_model(spelling: str) -> Any:
         try:
             found = found()
         except Exception as error:
-            raise ModelError(f"{spelling} failed: {_told(error)}") from None
+            raise ModelError(f"{spelling} failed: {told(error)}") from None
     backend_of(found)
     return found
 
@@ -92,23 +91,3 @@ def _searched(missing: str) -> str:
         return ": name the module, not the file"
     near = closest(missing, [path.stem for path in Path().glob("*.py")] + [path.name for path in Path().glob("*/")])
     return f" in the present folder or among what is installed.{f' Did you mean {near!r}?' if near else ''}"
-
-
-def _told(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}{_where(error)}"
-
-
-def _where(error: BaseException) -> str:
-    """The place in a file of the user's, since there is no traceback."""
-    if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})"
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<frozen")) and frame.filename != importlib.__file__
-    ]
-    installed = tuple({str(Path(path)) for path in sys.path if "site-packages" in path} | {sys.prefix, sys.base_prefix})
-    mine = [frame for frame in frames if not frame.filename.startswith(installed)] or frames
-    return f" ({mine[-1].filename}, line {mine[-1].lineno})" if mine else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +53,18 @@ class TorchBackend:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank()
         return environment_rank()
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """Within the block the processes of a launcher are one group; see `kdhooks.torch.ranks.together`."""
+        from kdhooks.torch.ranks import together
+
+        return together()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's plain data on all ranks; see `kdhooks.torch.ranks.broadcast`."""
+        from kdhooks.torch.ranks import broadcast
+
+        return broadcast(value)
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""
