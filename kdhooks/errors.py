@@ -181,7 +181,7 @@ def shown(value: object) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error of somebody else's code in one line: its class, its first line, and the place in a file of the user's."""
+    """An error of somebody else's code in one line: its class, its first line, and the place in the user's file."""
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}{place_of(error)}"
 

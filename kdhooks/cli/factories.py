@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,16 +45,7 @@ def make_model(spelling: str) -> Any:
         UsageError: no such module or factory.
         ModelError: the factory failed, or returned no model.
     """
-    module_name, colon, factory_name = spelling.partition(":")
-    if not (module_name and colon and factory_name):
-        raise UsageError(
-            f"{spelling!r} names no model: write package.module:factory, as in torchvision.models:resnet18"
-        )
-    found: Any = import_module(module_name)
-    for part in factory_name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{_title(found)} has no {part!r}.{_suggestion(part, found)}")
-        found = getattr(found, part)
+    found = find(spelling, "model", "factory, as in torchvision.models:resnet18")
     from kdhooks.backend import backend_of, framework_of
 
     if framework_of(found) is None or isinstance(found, type):
@@ -64,6 +56,45 @@ def make_model(spelling: str) -> Any:
         except Exception as error:
             raise ModelError(f"{spelling} failed: {told(error)}") from None
     backend_of(found)
+    return found
+
+
+def make_function(spelling: str, what: str) -> Callable[..., Any]:
+    """A function of the user's, which is called later.
+
+    Args:
+        spelling: ``package.module:function``.
+        what: it is for, for messages: the name of an option.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = find(spelling, "function", "function, as in my_search:build")
+    if not callable(found):
+        raise UsageError(f"{what} {spelling} is {type(found).__name__}, which can't be called")
+    function: Callable[..., Any] = found
+    return function
+
+
+def find(spelling: str, kind: str, form: str) -> Any:
+    """What stands in a module under a name.
+
+    Args:
+        spelling: ``package.module:name``; the name may be that of an attribute of an attribute.
+        kind: of what is looked for, for messages.
+        form: how its name is written, with an example.
+
+    Raises:
+        UsageError: there is no such module or name.
+    """
+    module_name, colon, name = spelling.partition(":")
+    if not (module_name and colon and name):
+        raise UsageError(f"{spelling!r} names no {kind}: write package.module:{form}")
+    found: Any = import_module(module_name)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{_title(found)} has no {part!r}.{_suggestion(part, found)}")
+        found = getattr(found, part)
     return found
 
 

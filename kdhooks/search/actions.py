@@ -71,7 +71,8 @@ class CandidateActions:
         """The trained model, and what its stages did."""
         if self._agent.train_func is None:
             return self._training(model, report)
-        returned = self._agent.train_func(model)
+        with self._agent.reporting(report):
+            returned = self._agent.train_func(model)
         if returned is None:
             return model, ()
         if framework_of(returned) is None:

@@ -6,7 +6,7 @@ open in the study and is taken up again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,10 @@ from kdhooks.search.candidates import Candidate
 from kdhooks.search.space import Space
 from kdhooks.search.study import Proposal, Study
 from kdhooks.search.together import Together
-from kdhooks.search.trial import Actions, Report, Rules, Trial
+from kdhooks.search.trial import Actions, Rules, Trial
 from kdhooks.search.weights import Weights
 
+_STATES = {"infeasible": "is infeasible", "pruned": "was pruned"}
 SAME_FAILURES = 5
 """So many candidates that fail in the same way, with none trained before them, end a search."""
 
@@ -116,6 +117,7 @@ class Course:
             self._study.close()
             self._study = None
         self._open.clear()
+        self._reasons.clear()
 
     def _opened(self, found: Mapping[str, Any]) -> Proposal:
         proposal = Proposal(**found)
@@ -148,13 +150,13 @@ def line_of(candidate: Candidate, settings: SearchSettings) -> str:
     arch = ", ".join(f"{name} {value}" for name, value in candidate.arch.items())
     begin, end = f"candidate {candidate.number} ({arch})", f"; {candidate.seconds:.1f} s"
     if candidate.state != "complete":
-        return f"{begin} {'is infeasible' if candidate.state == 'infeasible' else candidate.state}: {_first(candidate)}{end}"
+        return f"{begin} {_STATES.get(candidate.state, candidate.state)}: {_first_line(candidate.reason)}{end}"
     values = [f"{name} {shown(name, candidate.metrics[name])}" for name in settings.metrics]
     return f"{begin}: {', '.join(values)}{end}"
 
 
-def _first(candidate: Candidate) -> str:
-    return (candidate.reason.splitlines() or [""])[0]
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]
 
 
 def _plain(proposal: Proposal | None) -> dict[str, Any] | None:
@@ -162,8 +164,3 @@ def _plain(proposal: Proposal | None) -> dict[str, Any] | None:
     if proposal is None:
         return None
     return {"number": proposal.number, "arch": dict(proposal.arch), "seed": proposal.seed}
-
-
-def existing(candidates: Sequence[Candidate]) -> str:
-    """How many candidates there are, in words."""
-    return "1 candidate" if len(candidates) == 1 else f"{len(candidates)} candidates"

@@ -44,9 +44,8 @@ class Evaluating:
         backend = backend_of(model)
         evaluate = backend.evaluator(distiller)
         if evaluate is None:
-            raise self._problem(
-                f"nothing judges {' and '.join(names)}", "Set eval_func, or write the section evaluation with a dataloader."
-            )
+            advice = "Set eval_func, or write the section evaluation with a dataloader."
+            raise self._problem(f"nothing judges {' and '.join(names)}", advice)
         with backend.evaluation_mode(model):
             values, score, _ = evaluate(model)
         if given is None:

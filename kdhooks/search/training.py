@@ -1,4 +1,4 @@
-"""What trains candidates where no function of the user's does: the stages of the configuration, or all of it at once."""
+"""What trains candidates where no function of the user's does: the configuration's stages, or all of it at once."""
 
 from __future__ import annotations
 

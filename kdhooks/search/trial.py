@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from kdhooks.backend import framework_of
 from kdhooks.config.search_settings import MEASURED, Limit
 from kdhooks.errors import UsageError
+from kdhooks.measurement import shown
 from kdhooks.search.candidates import Candidate, State
 from kdhooks.search.endings import MISTAKES, Ended, reason_of
-from kdhooks.measurement import shown
 from kdhooks.search.returned import not_finite
 from kdhooks.search.together import Together
 
