@@ -144,6 +144,24 @@ class Backend(Protocol):
     def similarity(self, distiller: Any, batches: int) -> Any:
         """Compare the layers of both models on training data; see `kdhooks.check.LayerSimilarity`."""
 
+    def measure(self, model: Any, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs, a `kdhooks.measurement.Measured` by name; the model is afterwards as it was.
+
+        Args:
+            model: the model.
+            inputs: of one row or more, in the form that the model takes; None where there are none.
+            names: of metrics, see `kdhooks.measurement.DEFINITIONS`.
+            settings: how they are measured, the `MeasureSettings` of a configuration.
+        """
+
+    def first_inputs(self, dataloader: Any, conf: Any) -> Any:
+        """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
+
+        Args:
+            dataloader: a loader, which stands afterwards where it stood, or the `DataloaderSettings` of one.
+            conf: a `DistillationConf`, which says what is what in a batch.
+        """
+
     # ---- for the command line ----
 
     def seed(self, seed: int) -> None:

@@ -274,6 +274,19 @@ class TensorFlowBackend:
 
         seed_generators(seed)
 
+    def measure(self, model: Any, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs; see `kdhooks_tf.measure.measure`."""
+        from kdhooks_tf.measure import measure
+
+        found: Mapping[str, Any] = measure(model, inputs, names, settings)
+        return found
+
+    def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
+        """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
+        from kdhooks_tf.observation.batches import first_inputs
+
+        return first_inputs(dataloader, conf)
+
     def layers(
         self, model: Any, shapes: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
     ) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """AutoDistillation: search for the student, distil it quickly, pick the best.
 
 Rules: nothing here imports a framework, and Optuna is imported only where a study is opened. A candidate is
-trained through `Distillation`, never by a loop of its own.
+trained through `Distillation`, never by a loop of its own. Public names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdhooks.search.auto import AutoDistillation
     from kdhooks.search.candidates import Candidate
+    from kdhooks.search.measured import Measured, measure
     from kdhooks.search.result import SearchResult
     from kdhooks.search.scheduler import Scheduler
     from kdhooks.search.stages import FlashDistillation, RegularDistillation
@@ -21,20 +22,24 @@ _WHERE = {
     "AutoDistillation": "auto",
     "Candidate": "candidates",
     "FlashDistillation": "stages",
+    "Measured": "measured",
     "RegularDistillation": "stages",
     "Scheduler": "scheduler",
     "SearchResult": "result",
     "Trainer": "trainer",
+    "measure": "measured",
 }
 
 __all__ = [
     "AutoDistillation",
     "Candidate",
     "FlashDistillation",
+    "Measured",
     "RegularDistillation",
     "Scheduler",
     "SearchResult",
     "Trainer",
+    "measure",
 ]
 
 

@@ -302,6 +302,18 @@ class TorchBackend:
 
         seed_generators(seed)
 
+    def measure(self, model: nn.Module, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs; see `kdhooks.torch.measure.measure`."""
+        from kdhooks.torch.measure import measure
+
+        return measure(model, inputs, names, settings, self)
+
+    def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
+        """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
+        from kdhooks.torch.observation.batches import first_inputs
+
+        return first_inputs(dataloader, conf, self)
+
     def layers(
         self, model: nn.Module, shapes: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
     ) -> list[dict[str, Any]]:
