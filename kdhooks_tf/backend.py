@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from kdhooks.backend import BlockState
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
@@ -20,6 +19,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
+from kdhooks_tf.blocks import Blocks
 from kdhooks_tf.clock import Clock
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.criteria import build_criterion
@@ -34,7 +34,7 @@ from kdhooks_tf.weighing import weigh
 Tensor = Any
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(Blocks):
     """TensorFlow with Keras 3; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "tensorflow"
@@ -243,36 +243,6 @@ class TensorFlowBackend:
         from kdhooks_tf.stored_building import training_inputs
 
         return training_inputs(distiller, epochs)
-
-    def found_layer(self, model: Any, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
-        """The own name of a layer; LayerError where there is none."""
-        from kdhooks_tf.blocks import found_layer
-
-        return found_layer(model, name, role, other)
-
-    def only_trained(self, model: Any, names: Sequence[str]) -> AbstractContextManager[int]:
-        """Within the block nothing is trained but what is under these layers."""
-        from kdhooks_tf.blocks import only_trained
-
-        return only_trained(model, names)
-
-    def block(self, model: Any, name: str) -> BlockState:
-        """A block of a model by its name."""
-        from kdhooks_tf.blocks import block_state
-
-        return block_state(model, name)
-
-    def fingerprint(self, model: Any) -> str:
-        """What tells a model from all others."""
-        from kdhooks_tf.blocks import fingerprint_of
-
-        return fingerprint_of(model)
-
-    def training_loader(self, conf: DistillationConf) -> Any:
-        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
-        from kdhooks_tf.train_setup import training_loader
-
-        return training_loader(conf)
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""

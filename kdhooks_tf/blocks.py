@@ -4,34 +4,62 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdhooks.backend import BlockState
+from kdhooks.config import DistillationConf
 from kdhooks.stored.functions import class_digest
 from kdhooks_tf.fingerprints import classes_of, options_of, weights_of
 from kdhooks_tf.layer_names import Layer, find_layer, require_built
-from kdhooks_tf.transfer.freezing import Freezer
 from kdhooks_tf.transfer.names import named_weights
 
 
-def found_layer(model: Layer, name: str, role: str, other: tuple[str, Layer] | None) -> str:
-    """The own name of a layer; LayerError where there is none, ModelError where the model is not built."""
-    require_built(model, role)
-    return find_layer(model, name, role, other)[0]
+class Blocks:
+    """What a backend does for the stages of a distillation; see `kdhooks.backend.Backend`."""
+
+    def found_layer(self, model: Layer, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
+        """The own name of a layer; LayerError where there is none."""
+        require_built(model, role)
+        return find_layer(model, name, role, other)[0]
+
+    def only_trained(self, model: Layer, names: Sequence[str]) -> AbstractContextManager[int]:
+        """Within the block nothing is trained but what is under these layers; gives the number of trained weights.
+
+        Raises:
+            LayerError: the model has no such layer.
+            ModelError: the model is not built.
+        """
+        return _only_trained(model, names)
+
+    def block(self, model: Layer, name: str) -> BlockState:
+        """A block of a model by its name; LayerError where there is none."""
+        return _Block(*find_layer(model, name, "student"))
+
+    def fingerprint(self, model: Layer) -> str:
+        """32 hexadecimal digits of a model's weights, classes and options."""
+        digest = hashlib.blake2b(digest_size=16)
+        for text in (*_code(model), *options_of(model)):
+            digest.update(text.encode())
+        for weight in weights_of(model):
+            digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
+            digest.update(np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8))
+        return digest.hexdigest()
+
+    def training_loader(self, conf: DistillationConf) -> Any:
+        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
+        from kdhooks_tf.train_setup import training_loader
+
+        return training_loader(conf)
 
 
 @contextmanager
-def only_trained(model: Layer, names: Sequence[str]) -> Iterator[int]:
-    """Within the block nothing is trained but what is under these layers; see `kdhooks.backend.Backend`.
+def _only_trained(model: Layer, names: Sequence[str]) -> Iterator[int]:
+    from kdhooks_tf.transfer.freezing import Freezer  # loaded by those who train a block alone
 
-    Raises:
-        LayerError: the model has no such layer.
-        ModelError: the model is not built.
-    """
     require_built(model, "student")
     freezer = Freezer(model)
     try:
@@ -42,12 +70,6 @@ def only_trained(model: Layer, names: Sequence[str]) -> Iterator[int]:
         yield sum(int(np.prod(one.shape)) for one in model.trainable_variables)
     finally:
         freezer.release()
-
-
-def block_state(model: Layer, name: str) -> BlockState:
-    """A block's structure and weights; LayerError where the model has no such layer."""
-    require_built(model, "student")
-    return _Block(*find_layer(model, name, "student"))
 
 
 class _Block(BlockState):
@@ -72,18 +94,6 @@ class _Block(BlockState):
 
     def _weights(self) -> dict[str, Any]:
         return {name: one for name, one in named_weights(self._layer).items() if "seed_generator" not in one.path}
-
-
-def fingerprint_of(model: Layer) -> str:
-    """32 hexadecimal digits of a model's weights, classes and options."""
-    require_built(model, "teacher")
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (*_code(model), *options_of(model)):
-        digest.update(text.encode())
-    for weight in weights_of(model):
-        digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
-        digest.update(np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
 
 
 def _code(model: Layer) -> list[str]:

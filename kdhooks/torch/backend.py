@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdhooks.backend import BlockState
 from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
@@ -23,6 +22,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
+from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
 from kdhooks.torch.monitor import Monitor
@@ -43,7 +43,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend:
+class TorchBackend(Blocks):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
@@ -272,36 +272,6 @@ class TorchBackend:
         from kdhooks.torch.stored_building import training_inputs
 
         return training_inputs(distiller, epochs)
-
-    def found_layer(self, model: nn.Module, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
-        """The own name of a layer; LayerError where there is none."""
-        from kdhooks.torch.blocks import found_layer
-
-        return found_layer(model, name, role, other)
-
-    def only_trained(self, model: nn.Module, names: Sequence[str]) -> AbstractContextManager[int]:
-        """Within the block nothing is trained but what is under these layers."""
-        from kdhooks.torch.blocks import only_trained
-
-        return only_trained(model, names)
-
-    def block(self, model: nn.Module, name: str) -> BlockState:
-        """A block of a model by its name."""
-        from kdhooks.torch.blocks import block_state
-
-        return block_state(model, name)
-
-    def fingerprint(self, model: nn.Module) -> str:
-        """What tells a model from all others."""
-        from kdhooks.torch.blocks import fingerprint_of
-
-        return fingerprint_of(model)
-
-    def training_loader(self, conf: DistillationConf) -> Any:
-        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
-        from kdhooks.torch.train_setup import training_loader
-
-        return training_loader(conf)
 
     def observe(self, distiller: Any, dataloader: Any, batches: int) -> Any:
         """Both models on a few batches, for `check`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.backend import BlockState
+from kdhooks.config import DistillationConf
 from kdhooks.torch.fingerprints import attributes_of, classes_of, float_array, options_of, weights_of
-from kdhooks.torch.transfer.freezing import Freezer
 from kdhooks.torch.wrappers import find_layer, inside, named_layers
 
 
-def found_layer(model: nn.Module, name: str, role: str, other: tuple[str, nn.Module] | None) -> str:
-    """The own name of a layer; LayerError where there is none."""
-    return find_layer(model, name, role, other)[0]
+class Blocks:
+    """What a backend does for the stages of a distillation; see `kdhooks.backend.Backend`."""
+
+    def found_layer(self, model: nn.Module, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
+        """The own name of a layer; LayerError where there is none."""
+        return find_layer(model, name, role, other)[0]
+
+    def only_trained(self, model: nn.Module, names: Sequence[str]) -> AbstractContextManager[int]:
+        """Within the block nothing is trained but what is under these layers; gives the number of trained weights.
+
+        Raises:
+            LayerError: the model has no such layer.
+            UsageError: the model is inside of DistributedDataParallel already.
+        """
+        return _only_trained(model, names)
+
+    def block(self, model: nn.Module, name: str) -> BlockState:
+        """A block of a model by its name; LayerError where there is none."""
+        return _Block(*find_layer(model, name, "student"))
+
+    def fingerprint(self, model: nn.Module) -> str:
+        """32 hexadecimal digits of a model's weights, classes and options."""
+        digest = hashlib.blake2b(digest_size=16)
+        for text in (*classes_of(model), *options_of(model)):
+            digest.update(text.encode())
+        for weight in weights_of(model):
+            digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
+            digest.update(np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8))
+        return digest.hexdigest()
+
+    def training_loader(self, conf: DistillationConf) -> Any:
+        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
+        from kdhooks.torch.train_setup import training_loader
+
+        return training_loader(conf)
 
 
 @contextmanager
-def only_trained(model: nn.Module, names: Sequence[str]) -> Iterator[int]:
-    """Within the block nothing is trained but what is under these layers; see `kdhooks.backend.Backend`.
+def _only_trained(model: nn.Module, names: Sequence[str]) -> Iterator[int]:
+    from kdhooks.torch.transfer.freezing import Freezer  # loaded by those who train a block alone
 
-    Raises:
-        LayerError: the model has no such layer.
-        UsageError: the model is inside of DistributedDataParallel already.
-    """
     modes = [(module, module.training) for module in model.modules()]
     freezer = Freezer(model)
     try:
@@ -45,11 +73,6 @@ def only_trained(model: nn.Module, names: Sequence[str]) -> Iterator[int]:
         freezer.release()
         for module, mode in modes:
             module.training = mode
-
-
-def block_state(model: nn.Module, name: str) -> BlockState:
-    """A block's structure and weights; LayerError where the model has no such layer."""
-    return _Block(*find_layer(model, name, "student"))
 
 
 class _Block(BlockState):
@@ -77,14 +100,3 @@ class _Block(BlockState):
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: one for name, one in self._module.state_dict().items() if isinstance(one, Tensor)}
-
-
-def fingerprint_of(model: nn.Module) -> str:
-    """32 hexadecimal digits of a model's weights, classes and options."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in (*classes_of(model), *options_of(model)):
-        digest.update(text.encode())
-    for weight in weights_of(model):
-        digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
-        digest.update(np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
