@@ -298,7 +298,7 @@ class AutoDistillation:
             weights = Weights(self.folder / "weights", search)
             space = Space(search.search_space, search.relations)
             self._course = course = Course(self._open_study, space, search, weights)
-            self._actions = CandidateActions(self, self.settings, weights, lambda: course.candidates)
+            self._actions = CandidateActions(self, self.settings, weights, space.key, lambda: course.candidates)
         return self._course
 
     def _open_study(self) -> Study:

@@ -78,7 +78,7 @@ class Course:
             return self._open[key]
         self.look(together)
         for candidate in self._known:
-            if self.space.key(candidate.arch) == key:
+            if candidate.state != "running" and self.space.key(candidate.arch) == key:
                 return candidate
         return self._opened(together.led(lambda: _plain(self.study.given(arch))))
 
@@ -98,7 +98,7 @@ class Course:
             return self.study.report(proposal, step, score)
 
         rules = replace(rules, lenient=self._trained)
-        trial = Trial(proposal.number, proposal.arch, proposal.seed, rules, actions, together, prunes)
+        trial = Trial(proposal, rules, actions, together, prunes)
         candidate = trial.run()
         recorded = together.led(lambda: self.study.finish(proposal, candidate).as_dict())
         candidate = Candidate.from_dict(recorded)
