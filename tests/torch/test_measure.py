@@ -357,7 +357,7 @@ def test_macs_of_a_model_that_needs_more_than_one_row() -> None:
 
 
 def test_a_named_tuple_stays_one() -> None:
-    pair = namedtuple("pair", ["a", "b"])  # noqa: PYI024
+    pair = namedtuple("pair", ["a", "b"])
     model = Takes()
     measure(model, {"pair": pair(torch.zeros(1, 2), None)}, ["latency"], batch_size=2, repeats=1)
     seen = model.seen[0][1]["pair"]
@@ -382,5 +382,5 @@ def test_mistakes_are_named(options: dict[str, Any], text: str) -> None:
 
 
 def test_no_model() -> None:
-    with pytest.raises(ModelError, match="is neither a torch.nn.Module nor a Keras model"):
+    with pytest.raises(ModelError, match="is neither a torch\\.nn\\.Module nor"):
         measure(lambda x: x, torch.zeros(1))
