@@ -179,7 +179,7 @@ def test_the_first_batch_of_a_loader_is_taken_as_fit_takes_it(form: str) -> None
     }[form]()
     assert len(inputs_for(BACKEND, DistillationConf(), None, loader)) == 2
     assert inputs_for(BACKEND, DistillationConf(), None, []) is None
-    with pytest.raises(UsageError, match="^a batch of this iterator would be lost: "):
+    with pytest.raises(UsageError, match=r"^a batch of this iterator would be lost: "):
         inputs_for(BACKEND, DistillationConf(), None, iter([(x, y)]))
 
 
@@ -254,7 +254,7 @@ def test_what_can_not_become_a_graph_is_said() -> None:
 
     assert value(Eager(), np.zeros((1, 2), np.float32), "macs") == 0
     with pytest.raises(
-        ModelError, match="^macs of Never can't be measured, since TensorFlow makes no graph with fixed "
+        ModelError, match=r"^macs of Never can't be measured, since TensorFlow makes no graph with fixed "
     ):
         measure(Never(), np.zeros((1, 2), np.float32), ["macs"])
 
