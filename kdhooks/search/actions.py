@@ -15,14 +15,12 @@ from kdhooks.backend import Backend, backend_of, framework_of, load_backend
 from kdhooks.config.search_settings import MEASURED, AutoDistillationSettings
 from kdhooks.criterion import teachers_by_name
 from kdhooks.errors import UsageError
-from kdhooks.search.candidates import Candidate
 from kdhooks.search.evaluating import Evaluating
 from kdhooks.search.measured import inputs_for
 from kdhooks.search.returned import metrics_of
 from kdhooks.search.study import Proposal
 from kdhooks.search.training import Training
 from kdhooks.search.trial import Report, Rules, Stages
-from kdhooks.search.weights import Weights
 
 _PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow"}
 
@@ -33,21 +31,16 @@ class CandidateActions:
     Args:
         agent: the `AutoDistillation`, whose functions, teacher and data are used as they are set when they are needed.
         settings: of ``auto_distillation``.
-        weights: the files of trained candidates.
         key: what tells architectures apart.
-        others: all candidates of the study, on the rank that has it.
     """
 
     def __init__(
         self,
         agent: Any,
         settings: AutoDistillationSettings,
-        weights: Weights,
         key: Callable[[Mapping[str, Any]], str],
-        others: Callable[[], Sequence[Candidate]],
     ) -> None:
-        self._agent, self._settings, self._weights, self._others = agent, settings, weights, others
-        self._key = key
+        self._agent, self._settings, self._key = agent, settings, key
         self._evaluating = Evaluating(agent, settings)
         self._training = Training(agent, settings, self._evaluating)
         self._inputs: Any = None
@@ -103,10 +96,9 @@ class CandidateActions:
         backend = backend_of(model)
         return backend.measure(model, self._example(backend), names, self._settings.measure)
 
-    def keep(self, model: Any, candidate: Candidate) -> str | None:
-        """Write the weights where they are worth it, and blocks for others to begin with; the file."""
+    def done(self) -> None:
+        """Let others begin with the blocks that the candidate has learned."""
         self._training.commit()
-        return self._weights.keep(model, candidate, self._others())
 
     def _example(self, backend: Backend) -> Any:
         """What the program has set, or the first batch of the data; read once."""

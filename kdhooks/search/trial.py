@@ -47,8 +47,8 @@ class Actions(Protocol):
     def measure(self, model: Any, names: Sequence[str]) -> Mapping[str, Any]:
         """A `kdhooks.measurement.Measured` for each name of `MEASURED`."""
 
-    def keep(self, model: Any, candidate: Candidate) -> str | None:
-        """Write the weights where they are worth it; the file."""
+    def done(self) -> None:
+        """The candidate is complete: others may begin with what it has learned."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,16 @@ class Trial:
         rules: of the search.
         actions: what is done with it.
         together: the ranks that train it.
-        report: takes its scores, and says whether the pruner ends it; on rank 0 only.
+        report: takes a score of it, and says whether the pruner ends it; on rank 0 only.
+        keep: writes the weights where they are worth it, and returns the file; on rank 0 only.
     """
 
     proposal: Proposal
     rules: Rules
     actions: Actions
     together: Together
-    report: Callable[[int, float], bool]
+    report: Callable[[Proposal, int, float], bool]
+    keep: Callable[[Any, Candidate], str | None]
     _metrics: dict[str, float] = field(default_factory=dict)
     _spread: dict[str, tuple[float, float]] = field(default_factory=dict)
     _stages: Stages = ()
@@ -124,7 +126,8 @@ class Trial:
             state, reason = "failed", reason_of(error, self._doing)
         candidate = self._record(state, reason, time.perf_counter() - began)
         if candidate.state == "complete" and self.together.leads:
-            candidate = replace(candidate, weights=self.actions.keep(model, candidate))
+            self.actions.done()
+            candidate = replace(candidate, weights=self.keep(model, candidate))
         return candidate
 
     def ended_early(self, step: int, score: float) -> None:
@@ -133,7 +136,7 @@ class Trial:
         Raises:
             Ended: the pruner ends the candidate.
         """
-        if self.together.led(lambda: self.report(step, float(score))):
+        if self.together.led(lambda: self.report(self.proposal, step, float(score))):
             raise Ended("pruned", f"its score {score:.4g} after epoch {step} was behind the others'")
 
     def _trained(self) -> Any:
