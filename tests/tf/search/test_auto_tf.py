@@ -121,7 +121,6 @@ def test_what_fails_and_what_ends_the_search(tmp_path: Path) -> None:
 
     wrong = agent(tmp_path / "wrong")
     wrong.config["auto_distillation.flash_distillation.block_names"] = ["hiden"]
-    wrong.config = wrong.config
     with pytest.raises(ConfigError) as caught:
         wrong.search_loop()
     assert "has no layer 'hiden'\n  Did you mean 'hidden'?" in str(caught.value)
@@ -137,7 +136,6 @@ def test_functions_of_the_users_and_the_section_distillation(tmp_path: Path) -> 
     whole = agent(tmp_path / "whole", max_trials=1)
     for section in ("flash_distillation", "regular_distillation"):
         del whole.config[f"auto_distillation.{section}"]
-    whole.config = whole.config
     whole.search_loop()
     assert [stage["steps"] for stage in whole.search_result.candidates[0].stages] == [8]
 

@@ -201,7 +201,7 @@ def test_an_architecture_that_the_user_chose(tmp_path: Path) -> None:
     assert made.train_evaluate({"width": 5}) == first
     assert built == [{"width": 5}]
     made.search_loop()
-    assert [one.arch["width"] for one in made.search_result.candidates][0] == 5
+    assert made.search_result.candidates[0].arch == {"width": 5}
     assert len(built) == 2
     with pytest.raises(UsageError) as caught:
         made.train_evaluate({"width": 7})

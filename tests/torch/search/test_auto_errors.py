@@ -167,7 +167,6 @@ tuning: {{workspace: {{path: {tmp_path}}}}}
     )
     assert len(made.search_result) == 0
     made.config["auto_distillation.flash_distillation.block_names"] = ["hidden"]
-    made.config = made.config
     assert made.search_loop() is not None
 
 

@@ -129,7 +129,6 @@ def stages(folder: Path, rank: int, port: int) -> None:
     made = agent(folder, max_trials=2)
     data = {"batch_size": 4, "distributed": True, "dataset": {"dummy": {"shape": [6], "size": 32, "classes": 3}}}
     made.config["distillation.train.dataloader"] = data
-    made.config = made.config
     made.train_dataloader = None
     made.search_loop()
     write(folder, rank, [[dict(one.arch), one.state, one.reason, one.metrics] for one in made.search_result.candidates])
