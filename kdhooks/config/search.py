@@ -131,8 +131,9 @@ def _search(*, constraints: Any = (), metrics: Any = None, higher_is_better: Any
         except Wrong:  # a law has told
             return BROKEN
     signs = (higher_is_better,) if isinstance(higher_is_better, bool) else higher_is_better or signs_of(names)
-    best = values.pop("best_by", None) or "ideal"
+    best = values.pop("best_by", "ideal")
     return SearchSettings(
+        search_space=values.pop("search_space", None) or (),
         metrics=names,
         higher_is_better=signs,
         limits=tuple(one for one in found if isinstance(one, Limit)),
@@ -172,7 +173,7 @@ PRUNER = Names(
 
 SEARCH = Section(
     (
-        Key("search_space", SearchSpace(), {}, "lists of values, or ranges, by the parameters of the model builder"),
+        Key("search_space", SearchSpace(), None, "values of the builder's parameters; empty: the program sets it"),
         Key("search_algorithm", ALGORITHM, "BO", "Grid, Random, BO (a Gaussian process), TPE, CMA-ES or NSGA-II"),
         Key("metrics", METRICS, ["accuracy"], "what is searched for, the most important first"),
         Key("higher_is_better", a.SIGNS, None, "for each metric; empty: false for latency, memory and sizes"),
