@@ -148,7 +148,8 @@ CONV: dict[str, Any] = {"width": 64, "depth": 2, "block": "conv", "kernel": 3}
         ({**CONV, "depth": True}, "'depth' can't be True: it is one of 6 numbers between 1 and 6"),
         (
             {**CONV, "width": 256, "depth": 6},
-            "the architecture {width: 256, depth: 6, block: conv, kernel: 3} breaks the relation 'width * depth <= 1024'",
+            "the architecture {width: 256, depth: 6, block: conv, kernel: 3} breaks the relation "
+            "'width * depth <= 1024'",
         ),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_process_of_this_machine() -> None:
     assert not watch.is_dead(1, there, beat=0)
     assert watch.is_dead(1, {**there, "started": "1"}, beat=0), "another process got its number"
     child.kill()
-    while not workers._started(child.pid) == "":  # a dead child that nobody waited for is a zombie
+    while workers._started(child.pid) != "":  # a dead child that nobody waited for is a zombie
         time.sleep(0.01)
     assert watch.is_dead(1, there, beat=0)
     child.communicate()
