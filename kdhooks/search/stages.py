@@ -21,11 +21,19 @@ from kdhooks.errors import UsageError
 from kdhooks.evaluation import read_score
 from kdhooks.messages import logger
 from kdhooks.search.blocks import BlockBank, block_key
+from kdhooks.search.forms import as_configuration
 from kdhooks.search.stage_conf import Stage
 from kdhooks.search.stage_layers import check_layers
 from kdhooks.search.stage_records import EpochEnd, described, last_losses
 
 Conf = str | Path | Mapping[str, Any] | DistillationConf
+
+
+def opened(conf: Conf) -> DistillationConf:
+    """A configuration, also of a mapping in the classic form, without the key ``auto_distillation``."""
+    if isinstance(conf, DistillationConf):
+        return conf
+    return DistillationConf(as_configuration(conf) if isinstance(conf, Mapping) else conf)
 
 
 class StagedDistillation:
@@ -70,7 +78,7 @@ class StagedDistillation:
         bank: BlockBank | None = None,
         settings: FlashSettings | None = None,
     ) -> None:
-        self.conf = conf if isinstance(conf, DistillationConf) else DistillationConf(conf)
+        self.conf = opened(conf)
         self.student_model, self.teacher_model = student_model, teacher_model
         self.train_dataloader, self.eval_func, self.on_epoch_end = train_dataloader, eval_func, on_epoch_end
         self.seed, self.bank = seed, bank
@@ -266,7 +274,7 @@ def parts_of(conf: Conf, **options: Any) -> tuple[StagedDistillation, ...]:
         options: of `StagedDistillation`; ``eval_func`` and ``on_epoch_end`` go to the last part alone, since a student
             of which some blocks are untrained has no score yet.
     """
-    conf = conf if isinstance(conf, DistillationConf) else DistillationConf(conf)
+    conf = opened(conf)
     kinds = [kind for kind in (FlashDistillation, RegularDistillation) if kind.settings_in(conf) is not None]
     early = {name: value for name, value in options.items() if name not in ("eval_func", "on_epoch_end")}
     parts = tuple(kind(conf, **(options if kind is kinds[-1] else early)) for kind in kinds)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdhooks import ConfigError, Distillation
 from kdhooks.config.search_settings import FlashSettings, StageSettings
-from kdhooks.search.stages import FlashDistillation, RegularDistillation
+from kdhooks.search.stages import FlashDistillation, parts_of
 from kdhooks.torch.backend import BACKEND
 from tests.torch.small_models import made
 
@@ -322,28 +322,37 @@ def text_batches() -> list[dict[str, Tensor]]:
 def test_the_classic_configuration_of_mobilebert(tmp_path: Path) -> None:
     """With selectors of attention probabilities, hidden states of other widths, and the loop's own loss at the end."""
     student, teacher = text_models()
-    self_attention = "{}.encoder.layer.{}.attention.self"
-    pairs = [
-        [
-            (self_attention.format("mobilebert", i), "1", self_attention.format("bert", i), "1"),
-            (f"mobilebert.encoder.layer.{i}.output", f"bert.encoder.layer.{i}.output"),
-        ]
-        for i in range(3)
-    ]
     names = [f"mobilebert.encoder.layer.{i}" for i in range(3)]
-    flash_stages = FlashSettings(
-        tuple(
-            StageSettings(name, {"layer_mappings": pair, "loss_types": ["KL", "MSE"], "loss_weights": [0.5, 0.5]}, 4)
-            for name, pair in zip(names, pairs, strict=True)
-        )
-    )
-    last = {"layer_mappings": [("cls", "0", "cls", "0")], "loss_types": ["KL"], "add_origin_loss": True}
-    regular_stages = FlashSettings((StageSettings("", last, 5),))
-    given = conf(tmp_path, model={"outputs": ["prediction_logits"]})
-    parts = (
-        FlashDistillation(given, student, teacher, settings=flash_stages),
-        RegularDistillation(given, student, teacher, settings=regular_stages),
-    )
+    given = {
+        "model": {"outputs": ["prediction_logits"]},
+        "tuning": {"workspace": {"path": str(tmp_path / "run")}},
+        "search": {"search_space": {"hidden_size": [16, 32]}},
+        "flash_distillation": {
+            "knowledge_transfer": {
+                "block_names": names,
+                "layer_mappings_for_knowledge_transfer": [
+                    [
+                        (
+                            f"mobilebert.encoder.layer.{i}.attention.self", "1",
+                            f"bert.encoder.layer.{i}.attention.self", "1",
+                        ),
+                        (f"mobilebert.encoder.layer.{i}.output", f"bert.encoder.layer.{i}.output"),
+                    ]
+                    for i in range(3)
+                ],
+                "loss_types": [["KL", "MSE"] for i in range(3)],
+                "loss_weights": [[0.5, 0.5] for i in range(3)],
+                "train_steps": [4 for i in range(3)],
+            },
+            "regular_distillation": {
+                "layer_mappings_for_knowledge_transfer": [[("cls", "0", "cls", "0")]],
+                "loss_types": [["KL"]],
+                "add_origin_loss": [True],
+                "train_steps": [5],
+            },
+        },
+    }  # fmt: skip
+    parts = parts_of(given, student_model=student, teacher_model=teacher)
     for part in parts:
         part.train_dataloader = text_batches()
         assert part() is student
