@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from kdhooks.messages import logger
 from kdhooks.search.blocks import BlockBank, block_key
 from kdhooks.search.forms import as_configuration
 from kdhooks.search.stage_conf import Stage
+from kdhooks.search.stage_data import training_data
 from kdhooks.search.stage_layers import check_layers
 from kdhooks.search.stage_records import EpochEnd, described, last_losses
 
@@ -43,7 +45,7 @@ class StagedDistillation:
         conf: a configuration with ``auto_distillation``: a path, a dict, or a `DistillationConf`.
         student_model: the user's own; may be set later.
         teacher_model: one, or several as `Distillation` takes them.
-        train_dataloader: batches; None takes the configuration's, which are built once for all stages.
+        train_dataloader: batches; None takes the configuration's, see `kdhooks.search.stage_data`.
         eval_func: called with the student in evaluation mode after every ``frequency`` epochs; returns a number or a
             mapping of numbers. What it draws from generators changes nothing of the training.
         on_epoch_end: called with an `EpochEnd`; an error that it raises ends the distillation.
@@ -87,7 +89,6 @@ class StagedDistillation:
             raise UsageError(f"the configuration has no auto_distillation.{self.section}: write its stages there")
         self.settings = found
         self.history: list[dict[str, Any]] = []
-        self._loader: Any = None
         self._choices: dict[str, Any] = {}
         self._before: StagedDistillation | None = None
 
@@ -124,7 +125,7 @@ class StagedDistillation:
         return self.student_model
 
     def continues(self, before: StagedDistillation) -> None:
-        """Take the batches that another part has built, and go on counting epochs where it has ended."""
+        """Go on counting epochs where another part has ended."""
         self._before = before
 
     # ---- inside ------------------------------------------------------------------------------------
@@ -153,12 +154,14 @@ class StagedDistillation:
             key, shared = self._begin(backend, stage, bank)
             distiller = Distillation(conf, student_model=student, teacher_model=self.teacher_model)
             distiller.writes_files, distiller.ends_early = False, True
-            distiller.train_dataloader = self._data(backend)
+            data = distiller.train_dataloader = training_data(backend, stage, self.train_dataloader)
             ready: list[float] = []
             distiller.register_hook("on_train_begin", self._adopt)
             distiller.register_hook("on_epoch_begin", lambda _: ready.append(time.perf_counter()))
             distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
-            distiller.fit()
+            seed = conf.settings.tuning.random_seed
+            with nullcontext() if seed is None else backend.seeded_data(data, seed):
+                distiller.fit()
         self._choices = distiller.choices
         losses = last_losses(distiller)
         if bank is not None and key is not None:
@@ -185,19 +188,6 @@ class StagedDistillation:
         """The number of a stage's first epoch: the order of the data goes on where the stage before it ended."""
         before = [] if self._before is None else self._before.history
         return stage.train.start_epoch + sum(record["epochs"] for record in (*before, *self.history))
-
-    def _data(self, backend: Backend) -> Any:
-        """The user's batches, or the configuration's, built once; each rank's own share is built by `fit()`."""
-        if self.train_dataloader is not None:
-            return self.train_dataloader
-        if self._before is not None and self._before.train_dataloader is None:
-            return self._before._data(backend)
-        stage = self.stages()[0]
-        if stage.train.dataloader is not None and stage.train.dataloader.distributed:
-            return None
-        if self._loader is None:
-            self._loader = backend.training_loader(stage.configuration(seed=self.seed))
-        return self._loader
 
     def _adopt(self, distiller: Distillation) -> None:
         """Run the teacher as the stage before did, where that was found out by timing."""
