@@ -7,7 +7,6 @@ freezes is free again behind it, also after an error, and nothing of ours is lef
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from kdhooks.search.forms import as_configuration
 from kdhooks.search.stage_conf import Stage
 from kdhooks.search.stage_data import training_data
 from kdhooks.search.stage_layers import check_layers
-from kdhooks.search.stage_records import EpochEnd, described, last_losses
+from kdhooks.search.stage_records import EpochEnd, Watch, described, last_losses, lengths
 
 Conf = str | Path | Mapping[str, Any] | DistillationConf
 
@@ -148,36 +147,31 @@ class StagedDistillation:
 
     def _trained(self, backend: Backend, stage: Stage, bank: BlockBank | None) -> dict[str, Any]:
         """Train one stage; what is known of it."""
-        began = time.perf_counter()
-        student, conf = self.student_model, stage.configuration(epoch=self._epochs(stage), seed=self.seed)
+        watch, student, block = Watch(), self.student_model, stage.settings.block
+        conf = stage.configuration(epoch=self._epochs(stage), seed=self.seed)
+        seed = conf.settings.tuning.random_seed
         with backend.only_trained(student, self._blocks(stage)) as trained:
             key, shared = self._begin(backend, stage, bank)
-            distiller = Distillation(conf, student_model=student, teacher_model=self.teacher_model)
-            distiller.writes_files, distiller.ends_early = False, True
-            data = distiller.train_dataloader = training_data(backend, stage, self.train_dataloader)
-            ready: list[float] = []
-            distiller.register_hook("on_train_begin", self._adopt)
-            distiller.register_hook("on_epoch_begin", lambda _: ready.append(time.perf_counter()))
-            distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
-            seed = conf.settings.tuning.random_seed
+            distiller = self._distiller(backend, stage, conf)
+            distiller.register_hook("on_epoch_begin", watch.ready)
+            data = distiller.train_dataloader
             with nullcontext() if seed is None else backend.seeded_data(data, seed):
                 distiller.fit()
         self._choices = distiller.choices
         losses = last_losses(distiller)
         if bank is not None and key is not None:
-            bank.keep(key, backend.block(student, stage.settings.block).arrays(), {"losses": losses})
-        return {
-            "kind": self.kind,
-            "stage": stage.number,
-            "block": stage.settings.block,
-            "steps": sum(record["steps"] for record in distiller.history),
-            "epochs": len(distiller.history),
-            "losses": losses,
-            "trained": trained,
-            "shared": shared,
-            "setup": ready[0] - began if ready else 0.0,
-            "seconds": time.perf_counter() - began,
-        }
+            bank.keep(key, backend.block(student, block).arrays(), {"losses": losses})
+        said = {"kind": self.kind, "stage": stage.number, "block": block, "trained": trained, "shared": shared}
+        return {**said, **lengths(distiller), "losses": losses, **watch.seconds()}
+
+    def _distiller(self, backend: Backend, stage: Stage, conf: DistillationConf) -> Distillation:
+        """What trains a stage, in a loop that writes nothing and runs the student no further than it must."""
+        distiller = Distillation(conf, student_model=self.student_model, teacher_model=self.teacher_model)
+        distiller.writes_files, distiller.ends_early = False, True
+        distiller.train_dataloader = training_data(backend, stage, self.train_dataloader)
+        distiller.register_hook("on_train_begin", self._adopt)
+        distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
+        return distiller
 
     def _blocks(self, stage: Stage) -> list[str]:
         """What is trained in a stage: its own block, or the earlier ones as well."""
