@@ -17,7 +17,7 @@ from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import FlashSettings
 from kdhooks.criterion import teachers_by_name
 from kdhooks.distillation import Distillation
-from kdhooks.errors import UsageError
+from kdhooks.errors import LayerError, UsageError
 from kdhooks.evaluation import read_score
 from kdhooks.messages import logger
 from kdhooks.search.blocks import BlockBank, block_key
@@ -89,6 +89,7 @@ class StagedDistillation:
         self.settings = found
         self.history: list[dict[str, Any]] = []
         self._choices: dict[str, Any] = {}
+        self._student_choice: Any = None
         self._before: StagedDistillation | None = None
 
     @classmethod
@@ -112,7 +113,7 @@ class StagedDistillation:
         """
         backend, stages = self._ready(), self.stages()
         check_layers(backend, stages, self.student_model, self.teacher_model)
-        self.history, self._choices = [], {}
+        self.history, self._choices, self._student_choice = [], {}, None
         bank = self.bank
         if self.settings.share_blocks and bank is None:
             bank = BlockBank(self.conf.workspace / "blocks")
@@ -151,13 +152,15 @@ class StagedDistillation:
         conf = stage.configuration(epoch=self._epochs(stage), seed=self.seed)
         seed = conf.settings.tuning.random_seed
         with backend.only_trained(student, self._blocks(stage)) as trained:
+            if not trained:
+                raise stage.problem(LayerError(f"the layer {block!r} of the student has no parameter to train"))
             key, shared = self._begin(backend, stage, bank)
             distiller = self._distiller(backend, stage, conf)
             distiller.register_hook("on_epoch_begin", watch.ready)
             data = distiller.train_dataloader
             with nullcontext() if seed is None else backend.seeded_data(data, seed):
                 distiller.fit()
-        self._choices = distiller.choices
+        self._choices, self._student_choice = distiller.choices, distiller.student_choice
         losses = last_losses(distiller)
         if bank is not None and key is not None:
             bank.keep(key, backend.block(student, block).arrays(), {"losses": losses})
@@ -169,6 +172,7 @@ class StagedDistillation:
         distiller = Distillation(conf, student_model=self.student_model, teacher_model=self.teacher_model)
         distiller.writes_files, distiller.ends_early = False, True
         distiller.train_dataloader = training_data(backend, stage, self.train_dataloader)
+        distiller.student_choice = self._student_choice
         distiller.register_hook("on_train_begin", self._adopt)
         distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
         return distiller
