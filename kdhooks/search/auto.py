@@ -199,7 +199,8 @@ class AutoDistillation(Agent):
     def _open_study(self) -> Study:
         search = self.settings.search
         space = Space(search.search_space, search.relations)
-        study = Study(self.config, space=space, settings=search, identity=identity_of(self.settings))
+        identity = identity_of(self.settings, self.config.settings.distillation.train)
+        study = Study(self.config, space=space, settings=search, identity=identity)
         if self._sampler is not None:
             study.advisor = Advisor(space, search, self._sampler)
         return study
