@@ -19,7 +19,16 @@ from kdhooks.transfer import Transferred
 
 
 class Participants:
-    """The part of `kdhooks.Distillation` that a user sets; see there."""
+    """The part of `kdhooks.Distillation` that a user sets; see there.
+
+    Attributes:
+        writes_files: whether `fit()` writes checkpoints and curves into the run's folder.
+        ends_early: whether the built-in loop may end the student's forward at the deepest layer that its loss looks
+            at, where the loop's own loss does not count.
+    """
+
+    writes_files = True
+    ends_early = False
 
     def __init__(
         self,
