@@ -31,11 +31,11 @@ def compares_attention(settings: AutoDistillationSettings) -> bool:
 
 
 @contextmanager
-def attention_probabilities(models: Iterable[Any]) -> Iterator[None]:
-    """Within the block models of transformers return their attention probabilities; others are left alone."""
+def attention_shown(settings: AutoDistillationSettings, models: Iterable[Any]) -> Iterator[None]:
+    """Within the block models return their attention probabilities, where a stage of the configuration compares them."""
     switched: list[tuple[Any, Any]] = []
     try:
-        for model in models:
+        for model in models if compares_attention(settings) else ():
             used = getattr(getattr(model, "config", None), "_attn_implementation", None)
             if used not in (None, "eager") and hasattr(model, "set_attn_implementation"):
                 model.set_attn_implementation("eager")
