@@ -68,6 +68,19 @@ class BlockState(ABC):
         """Write weights of a block of the same structure into this one."""
 
 
+class Evaluator(Protocol):
+    """Measures a model as a configuration says.
+
+    Attributes:
+        names: of what it gives.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, model: Any) -> tuple[dict[str, float], float, bool]:
+        """Values by name, their score, and whether a higher score is better; the model is in evaluation mode."""
+
+
 class Backend(Protocol):
     """One framework's side of distillation."""
 
@@ -149,8 +162,8 @@ class Backend(Protocol):
     def evaluation_mode(self, model: Any) -> AbstractContextManager[None]:
         """Within the block the model is in evaluation mode; afterwards every module is as it was."""
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
-        """What evaluates a model as the configuration says: values, score, whether higher is better."""
+    def evaluator(self, distiller: Any) -> Evaluator | None:
+        """What evaluates a model as the configuration says; None where there are no data."""
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
         """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""

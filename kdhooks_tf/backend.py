@@ -12,6 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from kdhooks.backend import Evaluator
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
@@ -226,11 +227,11 @@ class TensorFlowBackend(Blocks):
         """Nothing to do: a Keras model has no mode of its own, a call without ``training`` is one of inference."""
         yield
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
+    def evaluator(self, distiller: Any) -> Evaluator | None:
         """What evaluates a model as ``evaluation`` says, or None where there is nothing to evaluate on."""
         from kdhooks_tf.evaluation import evaluator
 
-        found: Callable[[Any], tuple[dict[str, float], float, bool]] | None = evaluator(distiller)
+        found: Evaluator | None = evaluator(distiller)
         return found
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:

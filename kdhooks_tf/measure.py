@@ -46,7 +46,7 @@ def measure(model: Any, inputs: Any, names: Sequence[str], settings: MeasureSett
         settings: how.
 
     Raises:
-        UsageError: an unknown metric, inputs that are needed and not there, or another number of threads than asked for.
+        UsageError: an unknown metric, inputs that are needed and not there, or other threads than asked for.
         ModelError: the model fails on the inputs, is not built yet, or has a graph that can't be looked into.
     """
     asked = asked_metrics(names)

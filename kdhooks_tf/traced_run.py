@@ -1,4 +1,4 @@
-"""One forward as it is served, a graph with the weights as constants, run once while TensorFlow writes down what it does.
+"""One forward as it is served, a graph with its weights as constants, run while TensorFlow writes down what it does.
 
 Rules: what counts is what runs: the branch that is taken, every turn of a loop, the sizes that tensors really have.
 The graph is a copy that shares nothing with the model.

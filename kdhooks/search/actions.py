@@ -16,12 +16,12 @@ from kdhooks.config.search_settings import MEASURED, AutoDistillationSettings
 from kdhooks.criterion import teachers_by_name
 from kdhooks.errors import UsageError
 from kdhooks.search.attention import attention_shown
-from kdhooks.search.candidates import Candidate
 from kdhooks.search.evaluating import Evaluating
+from kdhooks.search.measured import inputs_for
 from kdhooks.search.returned import metrics_of
+from kdhooks.search.study import Proposal
 from kdhooks.search.training import Training
 from kdhooks.search.trial import Report, Rules, Stages
-from kdhooks.search.weights import Weights
 
 _PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow"}
 
@@ -32,20 +32,18 @@ class CandidateActions:
     Args:
         agent: the `AutoDistillation`, whose functions, teacher and data are used as they are set when they are needed.
         settings: of ``auto_distillation``.
-        weights: the files of trained candidates.
-        others: all candidates of the study, on the rank that has it.
+        key: what tells architectures apart.
     """
 
     def __init__(
         self,
         agent: Any,
         settings: AutoDistillationSettings,
-        weights: Weights,
-        others: Callable[[], Sequence[Candidate]],
+        key: Callable[[Mapping[str, Any]], str],
     ) -> None:
-        self._agent, self._settings, self._weights, self._others = agent, settings, weights, others
-        self._training = Training(agent, settings)
+        self._agent, self._settings, self._key = agent, settings, key
         self._evaluating = Evaluating(agent, settings)
+        self._training = Training(agent, settings, self._evaluating)
         self._inputs: Any = None
 
     @property
@@ -55,24 +53,29 @@ class CandidateActions:
         judged, trained = agent.eval_func is not None, agent.train_func is not None
         return Rules(search.metrics, search.limits, trained=trained, judged=judged)
 
-    def build(self, arch: Mapping[str, Any], seed: int) -> Any:
-        """A new model, from generators with this seed."""
+    def build(self, proposal: Proposal) -> Any:
+        """A new model, from generators with the proposal's seed."""
         if self._agent.model_builder is None:
             raise UsageError("no model_builder is set: it is called with an architecture and returns the model")
         seeded = backends(self._agent)
         for backend in seeded:
-            backend.seed(seed)
-        model = self._agent.model_builder(dict(arch))
+            backend.seed(proposal.seed)
+        model = self._agent.model_builder(dict(proposal.arch))
         if framework_of(model) is not None and backend_of(model) not in seeded:  # the builder has loaded it
-            backend_of(model).seed(seed)
-            model = self._agent.model_builder(dict(arch))
+            backend_of(model).seed(proposal.seed)
+            model = self._agent.model_builder(dict(proposal.arch))
         return model
 
-    def train(self, model: Any, report: Report) -> tuple[Any, Stages]:
+    def prepare(self, model: Any) -> None:
+        """Make ready what judges the model."""
+        if self._agent.eval_func is None and self._wanted:
+            self._evaluating.check(model, self._wanted)
+
+    def train(self, model: Any, proposal: Proposal, report: Report) -> tuple[Any, Stages]:
         """The trained model, and what its stages did."""
         if self._agent.train_func is None:
             with attention_shown(self._settings, (model, *teachers_by_name(self._agent.teacher_model).values())):
-                return self._training(model, report)
+                return self._training(model, proposal.seed, self._key(proposal.arch), report)
         with self._agent.reporting(report):
             returned = self._agent.train_func(model)
         if returned is None:
@@ -84,39 +87,37 @@ class CandidateActions:
 
     def judge(self, model: Any) -> dict[str, float]:
         """Metrics by name; without `eval_func` those that the configuration's evaluation gives."""
-        names = self._settings.search.metrics
         if self._agent.eval_func is None:
-            wanted = [name for name in names if name not in MEASURED]
-            return self._evaluating(model, wanted) if wanted else {}
+            return self._evaluating(model, self._wanted) if self._wanted else {}
         with backend_of(model).evaluation_mode(model):
             returned = self._agent.eval_func(model)
-        return metrics_of(returned, names)
+        return metrics_of(returned, self._settings.search.metrics)
 
     def measure(self, model: Any, names: Sequence[str]) -> Mapping[str, Any]:
         """What the model costs, by name."""
         backend = backend_of(model)
         return backend.measure(model, self._example(backend), names, self._settings.measure)
 
-    def keep(self, model: Any, candidate: Candidate) -> str | None:
-        """Write the weights where they are worth it; the file."""
-        return self._weights.keep(model, candidate, self._others())
+    def done(self) -> None:
+        """Let others begin with the blocks that the candidate has learned."""
+        self._training.commit()
 
     def _example(self, backend: Backend) -> Any:
         """What the program has set, or the first batch of the data; read once."""
         if self._agent.example_inputs is not None:
             return self._agent.example_inputs
         if self._inputs is None:
-            conf = self._evaluating.conf
+            conf = self._evaluating.conf_with()
             train, evaluation = conf.settings.distillation.train, conf.settings.evaluation
-            sources = (
-                self._agent.eval_dataloader,
-                evaluation.dataloader if evaluation is not None else None,
-                self._agent.train_dataloader,
-                train.dataloader,
-            )
-            source = next((one for one in sources if one is not None), None)
-            self._inputs = None if source is None else backend.first_inputs(source, conf)
+            evaluated = None if evaluation is None else evaluation.dataloader
+            loaders = (self._evaluating.loader, evaluated, self._agent.train_dataloader, train.dataloader)
+            self._inputs = inputs_for(backend, conf, None, *loaders)
         return self._inputs
+
+    @property
+    def _wanted(self) -> list[str]:
+        """The metrics that an evaluation has to give."""
+        return [name for name in self._settings.search.metrics if name not in MEASURED]
 
 
 def backends(agent: Any) -> list[Backend]:

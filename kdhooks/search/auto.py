@@ -6,21 +6,20 @@ What happens to a candidate is in `trial` and `actions`, what is proposed in `st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kdhooks import messages
 from kdhooks.backend import backend_of
-from kdhooks.config import DistillationConf
-from kdhooks.config.search_settings import AutoDistillationSettings
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks.search.actions import CandidateActions, backends, generators_kept
+from kdhooks.search.advisor import Advisor
+from kdhooks.search.agent import Agent
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.course import Course
-from kdhooks.search.forms import as_configuration
+from kdhooks.search.identity import identity_of
 from kdhooks.search.result import SearchResult
 from kdhooks.search.space import Space
 from kdhooks.search.study import Proposal, Study
@@ -28,12 +27,8 @@ from kdhooks.search.together import Together, joined
 from kdhooks.search.trial import Report
 from kdhooks.search.weights import Weights
 
-Conf = str | Path | Mapping[str, Any] | DistillationConf
-Builder = Callable[[dict[str, Any]], Any]
-_SEARCH = "auto_distillation.search"
 
-
-class AutoDistillation:
+class AutoDistillation(Agent):
     """Searches for the architecture of the student, distils each candidate, and tells the best one.
 
     Args:
@@ -66,106 +61,7 @@ class AutoDistillation:
         3
     """
 
-    def __init__(
-        self,
-        model_builder: Builder | Conf | None = None,
-        conf: Conf | Builder | None = None,
-        *,
-        teacher_model: Any = None,
-        train_func: Callable[[Any], Any] | None = None,
-        eval_func: Callable[[Any], Any] | None = None,
-    ) -> None:
-        messages.speak_by_default()
-        if callable(conf) or not (model_builder is None or callable(model_builder)):
-            model_builder, conf = conf, model_builder  # type: ignore[assignment]
-        self.model_builder: Any = model_builder
-        self.teacher_model = teacher_model
-        self.train_func, self.eval_func = train_func, eval_func
-        self.train_dataloader: Any = None
-        self.eval_dataloader: Any = None
-        self.example_inputs: Any = None
-        self._course: Course | None = None
-        self._actions: CandidateActions | None = None
-        self._sampler: Any = None
-        self._report: Report | None = None
-        self._result: SearchResult | None = None
-        self._best_arch: dict[str, Any] | None = None
-        self.config = conf
-
-    # ---- what a user sets and reads ----------------------------------------------------------------
-
-    @property
-    def config(self) -> DistillationConf:
-        """The configuration; setting another one leaves the study that is open."""
-        return self._conf
-
-    @config.setter
-    def config(self, conf: Conf | None) -> None:
-        self.close()
-        self._course = self._actions = None
-        self._conf = DistillationConf(as_configuration(conf) if isinstance(conf, Mapping) else conf)
-
-    @property
-    def settings(self) -> AutoDistillationSettings:
-        """The section ``auto_distillation`` of the configuration; its defaults where there is none."""
-        return self.config.settings.auto_distillation or AutoDistillationSettings()
-
-    @property
-    def search_space(self) -> dict[str, Any]:
-        """The parameters and their values, as a configuration writes them; setting another one checks it."""
-        path = f"{_SEARCH}.search_space"
-        return dict(self.config[path]) if self.config.has(path) else {}
-
-    @search_space.setter
-    def search_space(self, space: Mapping[str, Any]) -> None:
-        self._change("search_space", dict(space))
-
-    @property
-    def advisor(self) -> Any:
-        """The name of the search algorithm, or the Optuna sampler that was set in its place."""
-        return self.settings.search.search_algorithm if self._sampler is None else self._sampler
-
-    @advisor.setter
-    def advisor(self, advisor: Any) -> None:
-        if isinstance(advisor, str):
-            self._change("search_algorithm", advisor)
-        else:
-            self.config = self.config
-        self._sampler = None if isinstance(advisor, str) else advisor
-
-    @property
-    def search_result(self) -> SearchResult:
-        """All candidates of the study as far as this process knows them; see `SearchResult`."""
-        if self._result is not None:
-            return self._result
-        candidates = [] if self._course is None else self._course.candidates
-        return SearchResult(candidates, self.settings.search, self.study_name)
-
-    @search_result.setter
-    def search_result(self, result: SearchResult | None) -> None:
-        self._result = result
-
-    @property
-    def best_model_arch(self) -> dict[str, Any] | None:
-        """The parameters of the best candidate; None while none is complete."""
-        return self.search_result.best_model_arch if self._best_arch is None else self._best_arch
-
-    @best_model_arch.setter
-    def best_model_arch(self, arch: Mapping[str, Any] | None) -> None:
-        self._best_arch = None if arch is None else dict(arch)
-
-    @property
-    def study_name(self) -> str:
-        """The name of the study in its storage: ``study_name``, or the model's name."""
-        return self.settings.search.study_name or self.config.settings.model.name
-
-    @property
-    def folder(self) -> Path:
-        """Where weights and results go: the run's folder, or below it where the study has a name of its own."""
-        name = self.settings.search.study_name
-        return self.config.workspace if name is None else self.config.workspace / name
-
-    # ---- the search --------------------------------------------------------------------------------
+    _report: Report | None = None
 
     def search_loop(self) -> dict[str, Any] | None:
         """Propose, train and record candidates until trials, time or the space are used up.
@@ -264,11 +160,6 @@ class AutoDistillation:
             course.look(together)
         return self.search_result
 
-    def close(self) -> None:
-        """Leave the study; what was found stays readable, and another search opens it again."""
-        if self._course is not None:
-            self._course.close()
-
     # ---- inside ------------------------------------------------------------------------------------
 
     @contextmanager
@@ -297,23 +188,18 @@ class AutoDistillation:
             search = self.settings.search
             weights = Weights(self.folder / "weights", search)
             space = Space(search.search_space, search.relations)
-            self._course = course = Course(self._open_study, space, search, weights)
-            self._actions = CandidateActions(self, self.settings, weights, lambda: course.candidates)
+            actions = CandidateActions(self, self.settings, space.key)
+            self._course = Course(self._open_study, space, search, weights, actions)
         return self._course
 
     def _open_study(self) -> Study:
         search = self.settings.search
         space = Space(search.search_space, search.relations)
-        return Study(self.config, space=space, settings=search)
+        study = Study(self.config, space=space, settings=search, identity=identity_of(self.settings))
+        if self._sampler is not None:
+            study.advisor = Advisor(space, search, self._sampler)
+        return study
 
     def _work_off(self, course: Course, proposal: Proposal, together: Together) -> Candidate:
         self._result = self._best_arch = None
-        actions = self._actions
-        assert actions is not None
-        return course.work_off(proposal, actions, actions.rules, together)
-
-    def _change(self, key: str, value: Any) -> None:
-        """Change the configuration of the search; the study is opened anew."""
-        conf = DistillationConf(self.config)
-        conf[f"{_SEARCH}.{key}"] = value
-        self.config = conf
+        return course.work_off(proposal, together)

@@ -14,11 +14,12 @@ from kdhooks.config.search_settings import SearchSettings
 from kdhooks.errors import UsageError
 from kdhooks.measurement import shown
 from kdhooks.messages import logger
+from kdhooks.search.actions import CandidateActions
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.space import Space
 from kdhooks.search.study import Proposal, Study
 from kdhooks.search.together import Together
-from kdhooks.search.trial import Actions, Rules, Trial
+from kdhooks.search.trial import Trial
 from kdhooks.search.weights import Weights
 
 _STATES = {"infeasible": "is infeasible", "pruned": "was pruned"}
@@ -34,13 +35,19 @@ class Course:
         space: what is searched.
         settings: of the search.
         weights: the files of trained candidates.
+        actions: what is done with every candidate.
     """
 
     def __init__(
-        self, open_study: Callable[[], Study], space: Space, settings: SearchSettings, weights: Weights
+        self,
+        open_study: Callable[[], Study],
+        space: Space,
+        settings: SearchSettings,
+        weights: Weights,
+        actions: CandidateActions,
     ) -> None:
         self.space, self.weights = space, weights
-        self._open_study, self._settings = open_study, settings
+        self._open_study, self._settings, self._actions = open_study, settings, actions
         self._study: Study | None = None
         self._open: dict[str, Proposal] = {}
         self._known: list[Candidate] = []
@@ -78,7 +85,7 @@ class Course:
             return self._open[key]
         self.look(together)
         for candidate in self._known:
-            if self.space.key(candidate.arch) == key:
+            if candidate.state != "running" and self.space.key(candidate.arch) == key:
                 return candidate
         return self._opened(together.led(lambda: _plain(self.study.given(arch))))
 
@@ -87,19 +94,14 @@ class Course:
         found = together.led(lambda: [one.as_dict() for one in self.study.candidates()])
         self._known = [Candidate.from_dict(one) for one in found]
 
-    def work_off(self, proposal: Proposal, actions: Actions, rules: Rules, together: Together) -> Candidate:
+    def work_off(self, proposal: Proposal, together: Together) -> Candidate:
         """Train and record a candidate.
 
         Raises:
             KDHooksError: a mistake that the next candidate would make too; the proposal stays open.
         """
-
-        def prunes(step: int, score: float) -> bool:
-            return self.study.report(proposal, step, score)
-
-        rules = replace(rules, lenient=self._trained)
-        trial = Trial(proposal.number, proposal.arch, proposal.seed, rules, actions, together, prunes)
-        candidate = trial.run()
+        rules = replace(self._actions.rules, lenient=self._trained)
+        candidate = Trial(proposal, rules, self._actions, together, self._prunes, self._keep).run()
         recorded = together.led(lambda: self.study.finish(proposal, candidate).as_dict())
         candidate = Candidate.from_dict(recorded)
         del self._open[self.space.key(proposal.arch)]
@@ -118,6 +120,12 @@ class Course:
             self._study = None
         self._open.clear()
         self._reasons.clear()
+
+    def _prunes(self, proposal: Proposal, step: int, score: float) -> bool:
+        return self.study.report(proposal, step, score)
+
+    def _keep(self, model: Any, candidate: Candidate) -> str | None:
+        return self.weights.keep(model, candidate, self.study.candidates())
 
     def _opened(self, found: Mapping[str, Any]) -> Proposal:
         proposal = Proposal(**found)

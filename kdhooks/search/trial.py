@@ -21,6 +21,7 @@ from kdhooks.measurement import shown
 from kdhooks.search.candidates import Candidate, State
 from kdhooks.search.endings import MISTAKES, Ended, reason_of
 from kdhooks.search.returned import not_finite
+from kdhooks.search.study import Proposal
 from kdhooks.search.together import Together
 
 Stages = tuple[Mapping[str, Any], ...]
@@ -31,10 +32,13 @@ Report = Callable[[int, float], None]
 class Actions(Protocol):
     """What is done with every candidate of a search."""
 
-    def build(self, arch: Mapping[str, Any], seed: int) -> Any:
-        """A new model, from generators with this seed."""
+    def build(self, proposal: Proposal) -> Any:
+        """A new model, from generators with the proposal's seed."""
 
-    def train(self, model: Any, report: Report) -> tuple[Any, Stages]:
+    def prepare(self, model: Any) -> None:
+        """Find out what is wrong before anything is trained."""
+
+    def train(self, model: Any, proposal: Proposal, report: Report) -> tuple[Any, Stages]:
         """The trained model, and what its stages did."""
 
     def judge(self, model: Any) -> dict[str, float]:
@@ -43,8 +47,8 @@ class Actions(Protocol):
     def measure(self, model: Any, names: Sequence[str]) -> Mapping[str, Any]:
         """A `kdhooks.measurement.Measured` for each name of `MEASURED`."""
 
-    def keep(self, model: Any, candidate: Candidate) -> str | None:
-        """Write the weights where they are worth it; the file."""
+    def done(self) -> None:
+        """The candidate is complete: others may begin with what it has learned."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +92,20 @@ class Trial:
     """A candidate on its way.
 
     Args:
-        number: of the candidate.
-        arch: its parameters.
-        seed: of the generators that the builder and the training draw from.
+        proposal: its number, its parameters, and the seed of what the builder and the training draw.
         rules: of the search.
         actions: what is done with it.
         together: the ranks that train it.
-        report: takes its scores, and says whether the pruner ends it; on rank 0 only.
+        report: takes a score of it, and says whether the pruner ends it; on rank 0 only.
+        keep: writes the weights where they are worth it, and returns the file; on rank 0 only.
     """
 
-    number: int
-    arch: Mapping[str, Any]
-    seed: int
+    proposal: Proposal
     rules: Rules
     actions: Actions
     together: Together
-    report: Callable[[int, float], bool]
+    report: Callable[[Proposal, int, float], bool]
+    keep: Callable[[Any, Candidate], str | None]
     _metrics: dict[str, float] = field(default_factory=dict)
     _spread: dict[str, tuple[float, float]] = field(default_factory=dict)
     _stages: Stages = ()
@@ -124,7 +126,8 @@ class Trial:
             state, reason = "failed", reason_of(error, self._doing)
         candidate = self._record(state, reason, time.perf_counter() - began)
         if candidate.state == "complete" and self.together.leads:
-            candidate = replace(candidate, weights=self.actions.keep(model, candidate))
+            self.actions.done()
+            candidate = replace(candidate, weights=self.keep(model, candidate))
         return candidate
 
     def ended_early(self, step: int, score: float) -> None:
@@ -133,7 +136,7 @@ class Trial:
         Raises:
             Ended: the pruner ends the candidate.
         """
-        if self.together.led(lambda: self.report(step, float(score))):
+        if self.together.led(lambda: self.report(self.proposal, step, float(score))):
             raise Ended("pruned", f"its score {score:.4g} after epoch {step} was behind the others'")
 
     def _trained(self) -> Any:
@@ -141,8 +144,10 @@ class Trial:
         model = self._built()
         self._measure(model, self.rules.early)
         self._check_limits()
+        self._doing = "preparing"
+        self.actions.prepare(model)
         self._doing = "train_func" if self.rules.trained else "training"
-        model, self._stages = self.actions.train(model, self.ended_early)
+        model, self._stages = self.actions.train(model, self.proposal, self.ended_early)
         self._doing = "eval_func" if self.rules.judged else "evaluation"
         self._judge(model)
         self._measure(model, [name for name in self.rules.metrics if name not in self._metrics])
@@ -150,7 +155,7 @@ class Trial:
         return model
 
     def _built(self) -> Any:
-        model = self.actions.build(dict(self.arch), self.seed)
+        model = self.actions.build(self.proposal)
         if framework_of(model) is None:
             made = "nothing" if model is None else f"an object of type {type(model).__name__}"
             raise UsageError(f"model_builder returned {made}: it must return a model of PyTorch or Keras")
@@ -189,8 +194,8 @@ class Trial:
         """What is known, with the metrics of the search first; the same on all ranks."""
         names = [*(name for name in self.rules.metrics if name in self._metrics), *self._metrics]
         mine = Candidate(
-            self.number,
-            dict(self.arch),
+            self.proposal.number,
+            dict(self.proposal.arch),
             state,
             {name: self._metrics[name] for name in dict.fromkeys(names)},
             self._spread,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdhooks.backend import Evaluator
 from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
@@ -255,7 +256,7 @@ class TorchBackend(Blocks):
             for module, mode in modes:
                 module.training = mode
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
+    def evaluator(self, distiller: Any) -> Evaluator | None:
         """What evaluates a model as ``evaluation`` says, or None where there is nothing to evaluate on."""
         from kdhooks.torch.evaluation import evaluator
 

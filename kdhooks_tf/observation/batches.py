@@ -51,7 +51,15 @@ def untouched(dataloader: Any) -> Iterator[None]:
     kept = [{name: value for name, value in vars(part).items() if isinstance(value, plain)} for part in parts]
     with generators.untouched():
         try:
-            yidef parts_of(batch: Any, distiller: Any) -> Batch:
+            yield
+        finally:
+            for part, values in zip(parts, kept, strict=True):
+                for name, value in values.items():
+                    if vars(part).get(name) is not value:
+                        setattr(part, name, value)
+
+
+def parts_of(batch: Any, distiller: Any) -> Batch:
     """A batch as `fit()` splits it, as tensors; one without a target is a batch for distillation alone."""
     settings = distiller.conf.settings
     return _parts(batch, settings.model.inputs, settings.distillation.train.dataloader)
@@ -84,16 +92,11 @@ def _parts(batch: Any, inputs: Sequence[str], dataloader: DataloaderSettings | N
         return Batch(batch, None)
     if isinstance(batch, tuple) and len(batch) == 3 and not columns:
         batch = batch[:2]  # Keras's third is the weight of the samples
-    if isinstance(batch, tuple) and len(batch) == 1 and not columns:
+    if isinstance(batch, (tuple, list)) and len(batch) == 1 and not columns:
         return Batch(batch[0], None)
     if isinstance(batch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
         return Batch({name: batch[name] for name in inputs or batch}, None)
     return split_batch(batch, inputs=inputs, input_columns=columns)
-
-
-tch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
-        return Batch({name: batch[name] for name in settings.model.inputs or batch}, None)
-    return split_batch(batch, inputs=settings.model.inputs, input_columns=columns)
 
 
 class SeenData:

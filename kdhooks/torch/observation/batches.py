@@ -33,7 +33,12 @@ def loader_of(distiller: Any, dataloader: Any) -> Any:
         return build_dataloader(train.dataloader, seed=distiller.conf.settings.tuning.random_seed or 0)
     if found is None:
         raise UsageError("check() needs batches: pass a dataloader, set train_dataloader, or describe one in the YAML")
-   def parts_of(batch: Any, distiller: Any) -> Batch:
+    if isinstance(found, Iterator):  # iter() would already begin an epoch
+        raise UsageError("check() would use up this iterator's batches: pass a dataloader that can be iterated again")
+    return found
+
+
+def parts_of(batch: Any, distiller: Any) -> Batch:
     """A batch as `fit()` splits it; one without a target is a batch for distillation alone."""
     settings = distiller.conf.settings
     return _parts(batch, settings.model.inputs, settings.distillation.train.dataloader)
@@ -68,11 +73,6 @@ def _parts(batch: Any, inputs: Sequence[str], dataloader: DataloaderSettings | N
     if isinstance(batch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
         return Batch({name: batch[name] for name in inputs or batch}, None)
     return split_batch(batch, inputs=inputs, input_columns=columns)
-
-
-atch for field in TARGET_FIELDS):
-        return Batch({name: batch[name] for name in settings.model.inputs or batch}, None)
-    return split_batch(batch, inputs=settings.model.inputs, input_columns=columns)
 
 
 class SeenData:
