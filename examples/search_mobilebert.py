@@ -26,7 +26,7 @@ from sentiment.teacher import WholeWords, WordPieces, minilm_folder
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig
 
-from kdhooks.search import Trainer
+from kdhooks.search import Trainer, measure
 
 Rows = list[dict[str, Any]]
 
@@ -132,6 +132,15 @@ def accuracy(model: nn.Module, rows: Rows) -> float:
     return right / len(rows)
 
 
+def tell(name: str, model: nn.Module, rows: dict[str, Rows]) -> None:
+    """Accuracy, and latency for one sentence of the longest that dev begins with."""
+    batch = padded(rows["dev"][:32])
+    del batch["labels"]
+    costs = measure(model, batch, ["latency", "parameters"], threads=1)
+    scores = ", ".join(f"{accuracy(model, rows[part]):.1%} on {part}" for part in ("dev", "test"))
+    print(f"{name}: {scores}, {1000 * costs['latency'].value:.1f} ms, {costs['parameters'].value:,.0f} parameters")
+
+
 def make_teacher(train: Sentences, small: bool) -> tuple[nn.Module, Any]:
     """The encoder with a new head, and its tokenizer."""
     folder = minilm_folder()
@@ -177,7 +186,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
         fine_tune(teacher, rows["train"], epochs=3, rate=1e-3 if small else 5e-5)
         if options.teacher is not None:
             torch.save(teacher.state_dict(), options.teacher)
-    print(f"teacher: {accuracy(teacher, rows['dev']):.1%} on dev, {accuracy(teacher, rows['test']):.1%} on test")
+    tell("teacher", teacher, rows)
 
     # Candidates have the teacher's words: embeddings as wide as its own begin with its weights.
     width = teacher.config.hidden_size
@@ -199,7 +208,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
         raise SystemExit("no candidate is complete")
     student = trainer.agent.best_model()
     print(f"best: {best}")
-    print(f"best student: {accuracy(student, rows['dev']):.1%} on dev, {accuracy(student, rows['test']):.1%} on test")
+    tell("its student", student, rows)
     print(f"report: {out}")
 
 

@@ -32,7 +32,7 @@ def compares_attention(settings: AutoDistillationSettings) -> bool:
 
 @contextmanager
 def attention_shown(settings: AutoDistillationSettings, models: Iterable[Any]) -> Iterator[None]:
-    """Within the block models return their attention probabilities, where a stage of the configuration compares them."""
+    """Within the block models return attention probabilities, where a stage of the configuration compares them."""
     switched: list[tuple[Any, Any]] = []
     try:
         for model in models if compares_attention(settings) else ():

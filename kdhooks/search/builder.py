@@ -17,6 +17,7 @@ from typing import Any
 from kdhooks.config import DistillationConf
 from kdhooks.distillation import Distillation
 from kdhooks.errors import DataError, MissingPackageError, UsageError, shown
+from kdhooks.messages import warnings_only
 from kdhooks.names import did_you_mean
 
 FOLLOWED = (
@@ -145,7 +146,7 @@ class ConfigBuilder:
         options.pop("pretrained", None)
         distiller = Distillation(DistillationConf({"finetune": options}), student_model=model)
         distiller.pretrained_model = self._weights
-        with distiller:
+        with warnings_only(), distiller:  # a report for every candidate would hide the search's own lines
             pass
 
     @cached_property
