@@ -122,7 +122,7 @@ def test_markdown_has_everything_and_breaks_nothing() -> None:
         Candidate(1, {"block": "<b>"}, "failed", reason="line\nbreak"),
     ]
     assert SearchResult(rows, TWO).markdown() == (
-        "|  | # | state | accuracy | latency [s] | block | macs [k] | seconds | reason |\n"
+        "|  | # | state | accuracy | latency [s] | block | macs [kMACs] | seconds | reason |\n"
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | --- |\n"
         "| \\*+ | 0 | complete | 0.9000 | 2.000 | a\\|b\\*c | 12.00 | 1.0 |  |\n"
         "|  | 1 | failed |  |  | \\<b> |  | 0.0 | line break |"
