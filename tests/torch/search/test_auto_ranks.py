@@ -122,7 +122,7 @@ def test_what_ends_the_search_on_rank_zero_ends_it_on_both(tmp_path: Path) -> No
     assert first == second
     assert first == (
         f"<dict>: auto_distillation.search.storage: the storage journal:{__file__}/search.log can't be opened: "
-        "Not a directory"
+        "File exists"
     )
 
 
