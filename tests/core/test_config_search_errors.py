@@ -97,7 +97,7 @@ auto_distillation:
             "Parameters above: both, deep, depth, heads, kernel, kind, layers, lists, one, rate, size, width",
         ),
         (f"auto.yaml:17:44: {where}.three.when.one: one is never 3", "Its values: 1, 2"),
-        (f"auto.yaml:17:55: {where}.three.when.two[1]: two is never 4", "Its values: 1, 2"),
+        (f"auto.yaml:17:56: {where}.three.when.two[1]: two is never 4", "Its values: 1, 2"),
         (f"auto.yaml:19:47: {where}.four.when.blok: no parameter 'blok' stands above", "Did you mean 'block'?"),
         (f"auto.yaml:20:48: {where}.five.when.four[1]: four is never 4", "Its values: 0 to 9 in steps of 3"),
         (f"auto.yaml:20:59: {where}.five.when.three: three is never true", "Its values: 1, 2"),
@@ -324,7 +324,7 @@ def test_lists_of_different_length_under_flash_distillation(tmp_path):
     ]
 
 
-def test_what_does_not_fit_the_pairs_of_its_stage(tmp_path):
+def test_the_values_of_a_stage_are_those_of_the_criterion(tmp_path):
     text = """\
 auto_distillation:
   flash_distillation:
@@ -338,12 +338,170 @@ auto_distillation:
       feature_matchers: linaer
   regular_distillation:
     layer_mappings: [[a, b], {student_layers: [c, d], teacher_layers: [e, f]}]
-    loss_types: [KL, fsp]
-    feature_matchers: [auto]
+    loss_types: [fsp, {hint: {x: 1}}]
+    feature_matchers: [auto, linear, auto]
 """
     where = f"{FLASH}.knowledge_transfer"
     mappings = f"{where}.layer_mappings_for_knowledge_transfer"
-    assert told(text, tmp_path)[0] == (
-        f"auto.yaml:7:9: {mappings}[1][0]: a mapping has 1, 2 or 4 parts, not 3",
-        "Write [student layer, selector, teacher layer, selector]; '' selects the whole output.",
-    )
+    pairs = "expected one for each of the 3 layer mappings, got"
+    assert told(text, tmp_path) == [
+        (
+            f"auto.yaml:7:10: {mappings}[1][0]: a mapping has 1, 2 or 4 parts, not 3",
+            "Write [student layer, selector, teacher layer, selector]; '' selects the whole output.",
+        ),
+        (
+            f"auto.yaml:7:28: {mappings}[1][1][1]: expected the name of a layer, got a mapping",
+            "|                            ^^^^^^",
+        ),
+        (
+            f"auto.yaml:7:65: {mappings}[1][2].teacher: a brace in 't.{{2*i' has no partner",
+            "|                                                                 ^^^^^^^^",
+        ),
+        (f"auto.yaml:8:20: {where}.loss_types[0]: {pairs} 2", "|                    ^^^^^^^^^"),
+        (f"auto.yaml:8:32: {where}.loss_types[1][0]: unknown loss between features 'MSEE'", "Did you mean 'MSE'?"),
+        (f"auto.yaml:9:22: {where}.loss_weights[0]: {pairs} 4", "|                      ^^^^^^^^^^^^"),
+        (
+            f"auto.yaml:9:37: {where}.loss_weights[1][0]: expected a number of at least 0 or a schedule, got -1",
+            "|                                     ^^",
+        ),
+        (f"auto.yaml:10:25: {where}.feature_matchers: unknown feature matcher 'linaer'", "Did you mean 'linear'?"),
+        (
+            f"auto.yaml:14:23: {REGULAR}.feature_matchers: expected one for each of the 2 layer mappings, got 3",
+            "|                       ^^^^^^^^^^^^^^^^^^^^",
+        ),
+    ]
+
+
+def test_a_loss_compares_as_many_layers_as_its_pair_has(tmp_path):
+    text = """\
+auto_distillation:
+  flash_distillation:
+    layer_mappings:
+    - [{student_layers: [c, d], teacher_layers: [e, f]}]
+    - [[a, b], [c, d]]
+    loss_types: [hint, [MSE, fsp]]
+"""
+    assert told(text, tmp_path) == [
+        (
+            f"auto.yaml:4:8: {FLASH}.layer_mappings[0][0]: the loss 'hint' compares one layer a side, and the pair "
+            "['c', 'd'] -> ['e', 'f'] has 2 and 2",
+            "Write a pair for each layer, or use fsp or review.",
+        ),
+        (
+            f"auto.yaml:5:16: {FLASH}.layer_mappings[1][1]: the loss 'fsp' compares two layers a side, and the pair "
+            "'c' -> 'd' has 1 and 1",
+            "Write both, as in {student_layers: [layer1, layer2], teacher_layers: [layer1, layer3]}",
+        ),
+    ]
+
+
+NONE = (
+    "has no layer_mappings, so no layer is compared\n  Write pairs of layers, as in layer_mappings: [[layer2, layer3]]"
+)
+SEVERAL = "Write one list of pairs for each stage, as in [[[a, b]], [[c, d]]]"
+KEYS = (
+    "block_names, layer_mappings_for_knowledge_transfer, layer_mappings, loss_types, loss_weights, add_origin_loss, "
+    "train_steps, feature_matchers, feature_mask"
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, f": {NONE}"),
+        ({"knowledge_transfer": {}}, f": {NONE}"),
+        ({"knowledge_transfer": {"train_steps": 3}}, f".knowledge_transfer: {NONE}"),
+        ({"block_names": ["a"], "regular_distillation": {"layer_mappings": [["a"]]}}, f": {NONE}"),
+        ({"regular_distillation": {"train_steps": 3}}, f".regular_distillation: {NONE}"),
+        ({"layer_mappings": [["a"]], "trian_steps": 3}, ".trian_steps: unknown key\n  Did you mean 'train_steps'?"),
+        (
+            {"knowledge_transfer": {"layer_mappings": [["a"]], "trian_steps": 3}},
+            ".knowledge_transfer.trian_steps: unknown key\n  Did you mean 'train_steps'?",
+        ),
+        ({"knowledge_transfer": 3}, f".knowledge_transfer: expected a mapping, got 3\n  Keys here: {KEYS}"),
+        (
+            {"train_steps": 3, "knowledge_transfer": {"layer_mappings": [["a"]], "train_steps": 4}},
+            ".knowledge_transfer.train_steps: stands above knowledge_transfer as well\n  Keep one of them.",
+        ),
+        (
+            {"knowledge_transfer": {"layer_mappings": [["a"]], "regular_distillation": {"layer_mappings": [["a"]]}}},
+            ".knowledge_transfer.regular_distillation: is no key of a stage\n  Move it beside knowledge_transfer.",
+        ),
+        (
+            {"layer_mappings": [["a"]], "layer_mappings_for_knowledge_transfer": [["a"]]},
+            ".layer_mappings_for_knowledge_transfer: stands beside layer_mappings, and only one of them can be meant\n"
+            "  Keep one of them.",
+        ),
+        (
+            {"layer_mappings": []},
+            ".layer_mappings: expected a list of layer mappings, each as in [student layer, teacher layer], got none",
+        ),
+        (
+            {"layer_mappings": [["a", "b"], [["c", "d"]]]},
+            f".layer_mappings[1]: is a stage's list of pairs, and the entry before it is a pair\n  {SEVERAL}",
+        ),
+        (
+            {"layer_mappings": [[["a", "b"]], ["c", "d"]]},
+            f".layer_mappings[1]: is a pair, and the entry before it is a stage's list of pairs\n  {SEVERAL}",
+        ),
+        (
+            {"layer_mappings": [[["a", "b"]], []]},
+            ".layer_mappings[1]: expected a list of layer mappings, each as in [student layer, teacher layer], "
+            "got none",
+        ),
+        (
+            {"layer_mappings": [["a", "b"]], "train_steps": [3, 4]},
+            ".train_steps: has 2 entries, and layer_mappings is one stage\n"
+            "  Write one entry for each stage, or one value without a list for all of them.",
+        ),
+        (
+            {"layer_mappings": [["a", "b"]], "train_steps": []},
+            ".train_steps: has no entries, and layer_mappings is one stage\n"
+            "  Write one entry for each stage, or one value without a list for all of them.",
+        ),
+        (
+            {"layer_mappings": [[["a"]], [["b"]], [["c"]]], "loss_types": ["MSE", "KL"]},
+            ".loss_types: has 2 entries, and layer_mappings has 3, one for each stage\n"
+            "  Write one entry for each stage, or one value without a list for all of them.",
+        ),
+        ({"layer_mappings": [["a"]], "block_names": [3]}, ".block_names[0]: expected the name of a layer, got 3"),
+        (
+            {"layer_mappings": [["a"]], "add_origin_loss": ["yes"]},
+            ".add_origin_loss[0]: expected true or false, got 'yes'\n  Write it without quotes: yes",
+        ),
+        ({"layer_mappings": [["a"]], "train_steps": 0}, ".train_steps: expected a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_wrong_flash_distillation(values, text):
+    assert refused({"auto_distillation": {"flash_distillation": values}}) == [f"<dict>: {FLASH}{text}"]
+
+
+def test_what_holds_for_all_stages_is_told_once():
+    flash = {"layer_mappings": [[["a"]], [["b"]]], "loss_types": "MSEE", "train_steps": 0}
+    assert refused({"auto_distillation": {"flash_distillation": flash}}) == [
+        f"<dict>: {FLASH}.loss_types: unknown loss between features 'MSEE'\n  Did you mean 'MSE'?",
+        f"<dict>: {FLASH}.train_steps: expected a whole number of at least 1, got 0",
+    ]
+
+
+def test_two_regular_distillations():
+    one = {"layer_mappings": [["a"]]}
+    whole = {"flash_distillation": {"regular_distillation": one}, "regular_distillation": one}
+    assert refused({"auto_distillation": whole}) == [
+        f"<dict>: {REGULAR}: stands inside of flash_distillation as well, and only one of them can be meant\n"
+        "  Keep one of them."
+    ]
+
+
+def test_other_keys_of_the_section():
+    assert refused({"auto_distillation": {"serach": {}, "measure": {"repeats": 0}, "evaluation": {"metrics": 1}}}) == [
+        "<dict>: auto_distillation.serach: unknown key\n  Did you mean 'search'?",
+        "<dict>: auto_distillation.measure.repeats: expected a whole number of at least 1, got 0",
+        "<dict>: auto_distillation.evaluation.metrics: unknown key\n  Did you mean 'metric'?",
+    ]
+    assert refused({"auto_distillation": {"train": {"epoch": 0}}}) == [
+        "<dict>: auto_distillation.train.epoch: expected a whole number of at least 1, got 0"
+    ]
+    assert refused({"search": {"search_space": {"a": [1]}}}) == [
+        "<dict>: search: belongs to the section of a search\n  Move it below auto_distillation."
+    ]
