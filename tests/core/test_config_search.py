@@ -7,12 +7,11 @@ import copy
 import pytest
 
 from kdhooks.config import DistillationConf, load
-from kdhooks.config.model import DataloaderSettings, EvaluationSettings, MetricSettings, Named, TrainSettings
+from kdhooks.config.model import EvaluationSettings, MetricSettings, Named, TrainSettings
 from kdhooks.config.search_settings import (
     AutoDistillationSettings,
     Choices,
     FlashSettings,
-    MeasureSettings,
     SearchSettings,
     StageSettings,
 )
@@ -329,51 +328,3 @@ def test_a_function_may_select_as_everywhere():
 
     (stage,) = regular(layer_mappings=[[["a", second], ["b", second]]]).stages
     assert stage.criterion["layer_mappings"] == [[["a", second], ["b", second]]]
-
-
-def test_measurement_training_and_evaluation():
-    found = section(
-        measure={"batch_size": 8, "threads": 1},
-        train={"epoch": 3, "dataloader": {"batch_size": 16}},
-        evaluation={"metric": "F1"},
-    )
-    assert found.measure == MeasureSettings(batch_size=8, threads=1)
-    assert found.train == TrainSettings(end_epoch=3, dataloader=DataloaderSettings(16))
-    assert found.evaluation == EvaluationSettings(
-        (MetricSettings(Named("F1", {}, "auto_distillation.evaluation.metric")),)
-    )
-    assert section() == AutoDistillationSettings() == section(search=None, measure=None, evaluation=None, train=None)
-    assert section(flash_distillation=None, regular_distillation=None) == AutoDistillationSettings()
-    assert load({}).auto_distillation is None and load({"auto_distillation": None}).auto_distillation is None
-
-
-def test_a_view_reads_and_changes_it(tmp_path):
-    file = tmp_path / "auto.yaml"
-    file.write_text(CLASSIC_YAML)
-    conf = DistillationConf(file)
-    assert conf["auto_distillation.search.seed"] == 42
-    assert conf["auto_distillation.search.heartbeat"] == 20.0
-    assert conf["auto_distillation.flash_distillation.layer_mappings_for_knowledge_transfer[0][1][0]"].endswith(
-        ".output"
-    )
-    assert conf.auto_distillation.search.keep_weights == "best"
-    assert conf.auto_distillation.flash_distillation.share_blocks is False
-    assert conf.auto_distillation.measure.repeats == 30
-    assert conf.auto_distillation.evaluation.accuracy.dataloader.batch_size == 32
-    conf.auto_distillation.search.max_trials = 3
-    conf["auto_distillation.flash_distillation.train_steps"] = 7
-    assert conf.settings.auto_distillation.search.max_trials == 3
-    assert conf.settings.auto_distillation.flash.stages[0].train_steps == 7
-
-
-def test_what_is_no_classic_mapping_stays_as_it_is():
-    full = {"auto_distillation": {"search": {"search_space": {"a": (1, 2)}}}}
-    assert as_configuration(full) == {"auto_distillation": {"search": {"search_space": {"a": [1, 2]}}}}
-    other = {"distillation": {"train": {"epoch": 2}}, "evaluation": {"accuracy": {}}}
-    assert as_configuration(other) == other and as_configuration(other) is not other
-    mixed = {"model": {"name": "x"}, "search": {}, "evaluation": {"metric": "F1"}, "tuning": {"random_seed": 1}}
-    assert as_configuration(mixed) == {
-        "model": {"name": "x"},
-        "tuning": {"random_seed": 1},
-        "auto_distillation": {"search": {}, "evaluation": {"metric": "F1"}},
-    }
