@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from kdhooks.cli import main
-from kdhooks.config import DistillationConf, load
+from kdhooks.config import DistillationConf, describe, load
 from kdhooks.config.model import DataloaderSettings, EvaluationSettings, MetricSettings, Named, TrainSettings
 from kdhooks.config.search_settings import AutoDistillationSettings, MeasureSettings
 from kdhooks.search.forms import as_configuration
@@ -91,3 +94,18 @@ def test_the_stages_stand_in_their_order():
     found = section(flash_distillation=one, regular_distillation=two)
     assert [stage.criterion["layer_mappings"] for stage in found.stages] == [[["a"]], [["b"]], [["c"]]]
     assert section().stages == ()
+
+
+def test_the_page_of_the_configuration_has_every_key():
+    page = (Path(__file__).parents[2] / "docs" / "search_configuration.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("|")]
+    told = {word.split(".")[-1] for row in rows for word in re.findall(r"`([^`]+)`", row)}
+    elsewhere = ("auto_distillation.train.", "auto_distillation.evaluation.", "auto_distillation.search.pruner.")
+    keys = [
+        described.path
+        for described in describe()
+        if described.path.startswith("auto_distillation.") and not described.path.startswith(elsewhere)
+    ]
+    classic = {"knowledge_transfer", "search", "flash_distillation", "regular_distillation", "measure"}
+    assert {path.rsplit(".", 1)[1] for path in keys} - classic <= told
+    assert all(f"`{name}" in page for name in classic)
