@@ -28,6 +28,33 @@ def told(text, tmp_path):
     return [(lines[0], lines[-1].strip()) for lines in problems]
 
 
+def test_a_condition_that_means_nothing(tmp_path):
+    text = """\
+auto_distillation:
+  search:
+    search_space:
+      block: [conv, attention]
+      one: {choices: [1, 2], when: conv}
+      two: {choices: [1, 2], when: {block: []}}
+      three: {choices: [1, 2], when: {block: [conv, conv]}}
+      four: {when: {block: conv}}
+      five: {low: 1, high: 2, when: {4: conv}}
+      six: {low: 2, high: 3, when: {five: 1.5}}
+"""
+    where = f"{SEARCH}.search_space"
+    assert told(text, tmp_path) == [
+        (
+            f"auto.yaml:5:36: {where}.one.when: expected values by the names of other parameters, as in "
+            "{block: conv}, got 'conv'",
+            "|                                    ^^^^",
+        ),
+        (f"auto.yaml:6:44: {where}.two.when.block: has no value", "Write at least one, as in [128, 256]"),
+        (f"auto.yaml:7:53: {where}.three.when.block[1]: 'conv' is given twice", "Keep one of them."),
+        (f"auto.yaml:8:7: {where}.four: has no values", FORMS),
+        (f"auto.yaml:9:38: {where}.five.when.4: the name of a parameter must be text", "Put it in quotes: '4'"),
+    ]
+
+
 def in_search(**values):
     return refused({"auto_distillation": {"search": values}})
 
