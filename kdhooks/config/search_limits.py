@@ -184,7 +184,9 @@ def _relation(
     except FormulaError as error:
         raise Wrong(written.path, error.message, f"Write it as in {_EXAMPLE}, or hidden_size % heads == 0") from None
     if not names:
-        raise Wrong(written.path, f"{written.text!r} names neither a metric nor a parameter", f"Write {_EXAMPLE}")
+        raise Wrong(
+            written.path, f"{written.text!r} names neither a metric nor a parameter", f"Write one, as in {_EXAMPLE}"
+        )
     for name in names:
         metric = next((known for known in (*MEASURED, *metrics) if fold(known) == fold(name)), None)
         if space is not None and name in space:

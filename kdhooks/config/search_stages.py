@@ -170,8 +170,9 @@ def _stage(mappings: Given, mine: Mapping[str, Given], shared: Mapping[str, Give
     found |= {name: _checked(name, given, report) for name, given in mine.items()}
     values = {key.name: found[key.name].value for key in STAGE_KEYS if key.name in found}
     block, steps = values.pop("block_names", ""), values.pop("train_steps", None)
-    if not any_broken(values.values()):
-        laws.pairs_agree(values, "", Redirected(report, {name: given.path for name, given in found.items()}))
+    if not any_broken((values["layer_mappings"], values.get("loss_types"))):
+        sound = {name: value for name, value in values.items() if value is not BROKEN}
+        laws.pairs_agree(sound, "", Redirected(report, {name: given.path for name, given in found.items()}))
     if any_broken((block, steps, *values.values())):
         return BROKEN
     return StageSettings(block, values, steps, mappings.path)
