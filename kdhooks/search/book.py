@@ -20,6 +20,7 @@ from kdhooks.search.records import candidate_of, record_of
 from kdhooks.search.workers import shown
 
 _PATIENCE = 120.0  # seconds for which a storage may be away: a server's restart must not cost a training
+_FIRST_WAIT = 0.1
 _RUNG = "completed_rung_"  # Optuna's notes on a trial of successive halving
 
 Result = TypeVar("Result")
@@ -180,17 +181,24 @@ def _entry(trial: Any) -> Entry:
 
 def _patiently(action: Callable[[], Result]) -> Result:
     """What an action on the storage returns; while the storage is away it is tried again."""
-    from optuna.exceptions import StorageInternalError
-
-    end, wait = time.monotonic() + _PATIENCE, 0.1
+    end, wait = time.monotonic() + _PATIENCE, _FIRST_WAIT
     while True:
         try:
             return action()
-        except StorageInternalError as error:
-            if time.monotonic() > end:
+        except Exception as error:
+            if not _may_come_back(error) or time.monotonic() > end:
                 raise
-            cause = getattr(error.__cause__, "orig", None) or error
-            if wait == 0.1:
+            if wait == _FIRST_WAIT:
+                cause = getattr(error.__cause__, "orig", None) or error
                 logger.warning("the study's storage does not answer (%s); trying again", type(cause).__name__)
         time.sleep(wait)
         wait = min(2 * wait, 5.0)
+
+
+def _may_come_back(error: Exception) -> bool:
+    """Whether it is the storage that is at fault: a database, a disk or a network."""
+    from optuna.exceptions import StorageInternalError
+
+    code = getattr(error, "code", None)  # of gRPC's errors
+    is_away = callable(code) and getattr(code(), "name", "") == "UNAVAILABLE"
+    return is_away or isinstance(error, (StorageInternalError, OSError))

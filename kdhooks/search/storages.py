@@ -25,6 +25,7 @@ _DRIVERS = {  # scheme: driver, package, extra, for messages
     "mysql": ("pymysql", "pymysql", "mysql", "MySQL"),
 }
 _BUSY = 60.0  # seconds that a statement waits for SQLite's lock
+_PROXY_TIMEOUT = 10.0  # seconds until a proxy must answer
 _TRIES = 5  # workers that start together may make the same tables
 
 
@@ -97,7 +98,7 @@ def _proxy(conf: DistillationConf, address: str) -> Opened:
         raise conf.problem(PATH, f"'grpc://{address}' is no address", "Write grpc://HOST:PORT")
     proxy = GrpcStorageProxy(host=host, port=int(port))
     try:
-        proxy.wait_server_ready(timeout=10)
+        proxy.wait_server_ready(timeout=_PROXY_TIMEOUT)
     except ConnectionError:
         proxy.close()
         advice = "Start it: optuna.storages.run_grpc_proxy_server(storage, host=..., port=...)"
