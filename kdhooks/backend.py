@@ -222,6 +222,9 @@ class Backend(Protocol):
     def training_loader(self, conf: Any) -> Any:
         """The loader of ``distillation.train.dataloader``, for several runs of one process."""
 
+    def seeded_data(self, loader: Any, seed: int) -> AbstractContextManager[None]:
+        """Within the block generators that a user's loader has of its own begin with a seed; afterwards they go on."""
+
     # ---- for the command line ----
 
     def seed(self, seed: int) -> None:

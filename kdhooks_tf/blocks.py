@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,10 @@ class Blocks:
         from kdhooks_tf.train_setup import training_loader
 
         return training_loader(conf)
+
+    def seeded_data(self, loader: Any, seed: int) -> AbstractContextManager[None]:
+        """Nothing to do: what a ``tf.data.Dataset`` draws from is its own affair."""
+        return nullcontext()
 
 
 @contextmanager

@@ -79,9 +79,7 @@ def _show(agent: Any) -> None:
 
 
 def _tell_how_to_go_on(agent: Any) -> None:
-    count = len(agent.search_result)
+    count = sum(one.state != "running" for one in agent.search_result.candidates)
     found = "1 candidate is" if count == 1 else f"{count} candidates are"
-    print(
-        f"kdhooks search: interrupted; {found} recorded in the study {agent.study_name!r}; the same command goes on",
-        file=sys.stderr,
-    )
+    recorded = f"{found} recorded in the study {agent.study_name!r}"
+    print(f"kdhooks search: interrupted; {recorded}, and the same command goes on", file=sys.stderr)

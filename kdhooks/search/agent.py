@@ -58,7 +58,9 @@ class Agent:
     def config(self, conf: Conf | None) -> None:
         self.close()
         self._course = None
-        self._conf = DistillationConf(as_configuration(conf) if isinstance(conf, Mapping) else conf)
+        if not isinstance(conf, DistillationConf):
+            conf = DistillationConf(as_configuration(conf) if isinstance(conf, Mapping) else conf)
+        self._conf = conf
 
     @property
     def settings(self) -> AutoDistillationSettings:

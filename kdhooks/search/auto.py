@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdhooks.backend import backend_of
+from kdhooks.config.model import Settings
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks.search.actions import CandidateActions, backends, generators_kept
@@ -62,6 +63,7 @@ class AutoDistillation(Agent):
     """
 
     _report: Report | None = None
+    _settled: Settings | None = None  # of the course
 
     def search_loop(self) -> dict[str, Any] | None:
         """Propose, train and record candidates until trials, time or the space are used up.
@@ -183,8 +185,10 @@ class AutoDistillation(Agent):
                     self.close()
 
     def _opened(self) -> Course:
-        """The course of the configuration."""
-        if self._course is None:
+        """The course of the configuration, which may have been changed since the last call."""
+        if self._course is None or self._settled is not self.config.settings:
+            self.close()
+            self._settled = self.config.settings
             search = self.settings.search
             weights = Weights(self.folder / "weights", search)
             space = Space(search.search_space, search.relations)
@@ -195,7 +199,8 @@ class AutoDistillation(Agent):
     def _open_study(self) -> Study:
         search = self.settings.search
         space = Space(search.search_space, search.relations)
-        study = Study(self.config, space=space, settings=search, identity=identity_of(self.settings))
+        identity = identity_of(self.settings, self.config.settings.distillation.train)
+        study = Study(self.config, space=space, settings=search, identity=identity)
         if self._sampler is not None:
             study.advisor = Advisor(space, search, self._sampler)
         return study

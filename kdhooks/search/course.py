@@ -115,7 +115,8 @@ class Course:
     def close(self) -> None:
         """Leave the study; what is open stays open in it, for whoever comes next."""
         if self._study is not None:
-            self._known = self._study.candidates()
+            given_back = {proposal.number for proposal in self._open.values()}
+            self._known = [one for one in self._study.candidates() if one.number not in given_back]
             self._study.close()
             self._study = None
         self._open.clear()

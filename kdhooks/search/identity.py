@@ -6,19 +6,28 @@ import zlib
 from dataclasses import asdict
 from typing import Any
 
+from kdhooks.config.model import TrainSettings
 from kdhooks.config.search_settings import AutoDistillationSettings, FlashSettings
 from kdhooks.search.blocks import told
 
 
-def identity_of(settings: AutoDistillationSettings) -> dict[str, Any]:
+def identity_of(settings: AutoDistillationSettings, train: TrainSettings) -> dict[str, Any]:
     """Plain data that is equal for searches whose candidates can be compared; see `kdhooks.search.study.Study`.
 
     Where the training stands in the file, and how its batches are loaded, makes no difference.
+
+    Args:
+        settings: of ``auto_distillation``.
+        train: ``distillation.train``, which holds where the section has no ``train`` of its own.
     """
-    train = settings.train
-    length = {} if train is None else {"epochs": train.end_epoch - train.start_epoch, "steps": train.steps}
+    train = settings.train or train
     parts = {"flash_distillation": settings.flash, "regular_distillation": settings.regular}
-    return {**{name: _stages(part) for name, part in parts.items() if part is not None}, **length}
+    stages = {name: part for name, part in parts.items() if part is not None}
+    found: dict[str, Any] = {name: _stages(part) for name, part in stages.items()}
+    if not stages or any(stage.train_steps is None for part in stages.values() for stage in part.stages):
+        length = f"{train.end_epoch - train.start_epoch} epochs" if train.steps is None else f"{train.steps} steps"
+        found["train"] = length
+    return found
 
 
 def _stages(part: FlashSettings) -> str:

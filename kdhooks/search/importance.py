@@ -93,10 +93,11 @@ def _key(arch: Mapping[str, Any], dimension: Dimension) -> str:
 
 
 def _coordinate(arch: Mapping[str, Any], dimension: Dimension) -> Any:
-    """Choices by their place, so that neighbours are alike where they are numbers."""
+    """Choices by their place; numbers by size, so that neighbours are alike."""
     value = arch[dimension.name]
     if isinstance(dimension, Choices):
-        return next(place for place, one in enumerate(dimension.values) if type(one) is type(value) and one == value)
+        values = sorted(dimension.values) if dimension.ordered else dimension.values
+        return next(place for place, one in enumerate(values) if type(one) is type(value) and one == value)
     return value
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kdhooks.config.search_settings import Choices, Dimension, Range
+from kdhooks.config.search_settings import Dimension, Range
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of
-from kdhooks.search.plots_drawing import Drawing, Scale, scale_for, shortened, tick_texts
+from kdhooks.search.plots_drawing import LETTER, Drawing, Scale, scale_for, shortened, tick_texts
 from kdhooks.search.plots_frame import hint_of
-from kdhooks.search.table import ABSENT, value_text
+from kdhooks.search.table import ABSENT, broken_name, value_text
 
 if TYPE_CHECKING:
     from kdhooks.search.result import SearchResult
@@ -80,8 +81,11 @@ def _jitter(number: int) -> float:
 
 def _draw(drawing: Drawing, x: float, upright: Upright, room: float) -> None:
     drawing.line(x, _TOP, x, _HEIGHT - _BOTTOM, "axis")
-    drawing.text(x, 16, upright.name, "label", anchor="middle", most=room - 6)
-    drawing.text(x, 33, upright.note, "tick", anchor="middle", most=room - 6)
+    lines = broken_name(upright.name, int((room - 12) / LETTER))
+    lines = lines if len(lines) <= 2 else [lines[0], "".join(lines[1:])]
+    for at, line in enumerate(lines):
+        drawing.text(x, 14 + 15 * at + 15 * (2 - len(lines)), line, "label", anchor="middle", most=room - 6)
+    drawing.text(x, 45, upright.note, "tick", anchor="middle", most=room - 6)
     for y, text in upright.ticks:
         drawing.line(x - 4, y, x + 4, y, "axis")
         drawing.text(x + 7, y + 4, shortened(text, room * 0.6), "tick halo")
@@ -90,14 +94,31 @@ def _draw(drawing: Drawing, x: float, upright: Upright, room: float) -> None:
 def _parameter(name: str, dimension: Dimension | None, rows: Sequence[Candidate]) -> Upright:
     """An axis of a parameter: places for a few values, a scale for many numbers."""
     present = [row.arch[name] for row in rows if name in row.arch]
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
-    values: list[Any] = list(dimension.values) if isinstance(dimension, Choices) else _distinct(present)
-    log = isinstance(dimension, Range) and dimension.log
+    values = _few(dimension, present)
     # A conditional parameter has a place of its own, below the others, for candidates without it.
     lowest = _HEIGHT - _BOTTOM - (0 if len(present) == len(rows) else _ABSENT_STRIP)
-    if numbers and present and (log or len(values) > _MOST_WORDS):
-        return _numbers(name, [float(value) for value in present], lowest, log)
+    if values is None:
+        return _numbers(
+            name, [float(value) for value in present], lowest, isinstance(dimension, Range) and dimension.log
+        )
     return _words(name, [value_text({name: value}, name) for value in values], lowest)
+
+
+def _few(dimension: Dimension | None, present: Sequence[Any]) -> list[Any] | None:
+    """The values that have a place each, in their order; None for numbers that need a scale."""
+    if isinstance(dimension, Range):
+        step = 1 if dimension.integer and not dimension.log and dimension.step is None else dimension.step
+        count = (dimension.high - dimension.low) / step + 1 if step else math.inf
+        if step and count <= _MOST_WORDS:
+            return [_whole(dimension.low + step * at) for at in range(round(count))]
+        return None if present else []
+    values = list(dimension.values) if dimension is not None else _distinct(present)
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present)
+    return None if numbers and len(values) > _MOST_WORDS else values
+
+
+def _whole(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
 
 
 def _numbers(name: str, present: Sequence[float], lowest: float, log: bool) -> Upright:

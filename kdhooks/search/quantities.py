@@ -7,16 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-_COUNTS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_UNITS = {
-    "latency": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
-    "throughput": ((1e6, "M rows/s"), (1e3, "k rows/s"), (1.0, "rows/s")),
-    "parameters": _COUNTS,
-    "macs": _COUNTS,
-    "file_size": _BYTES,
-    "peak_memory": _BYTES,
-}
+from kdhooks.measurement.definitions import DEFINITIONS
+from kdhooks.measurement.measured import STEPS
+
+_PLAIN = ((1.0, ""),)
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ def quantity(name: str, values: Iterable[float]) -> Quantity:
     sizes = [abs(value) for value in values if math.isfinite(value) and value]
     if not sizes:
         return Quantity(name)
-    units = _UNITS.get(name, ((1.0, ""),))
+    units = STEPS[DEFINITIONS[name].unit] if name in DEFINITIONS else _PLAIN
     factor, unit = next((pair for pair in units if pair[0] <= median(sizes)), units[-1])
     largest, smallest = max(sizes) / factor, min(sizes) / factor
     if largest >= 1e7 or largest < 1e-3 or (not unit and largest / smallest > 1e7):

@@ -41,6 +41,11 @@ class StageConf(DistillationConf):
         self._base, self._settings, self._place = conf, settings, place
         self._source = replace(self._source, data=data)
 
+    def with_seed(self, seed: int) -> StageConf:
+        """The same with another seed."""
+        settings = replace(self._settings, tuning=replace(self._settings.tuning, random_seed=seed))
+        return StageConf(self._base, settings, self._place)
+
     def problem(self, path: str, message: str, suggestion: str = "", *, of_key: bool = False) -> ConfigError:
         """The error to raise for a problem of the stage; it points at the user's line."""
         return self._base.problem(self._place(path), message, suggestion, of_key=of_key)

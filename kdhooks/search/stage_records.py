@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,28 @@ class EpochEnd:
     losses: Mapping[str, float]
     metrics: Mapping[str, float]
     score: float | None
+
+
+class Watch:
+    """Times a stage, and what of it went before the first step."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._ready: float | None = None
+
+    def ready(self, _: Any) -> None:
+        """An epoch begins."""
+        self._ready = time.perf_counter() if self._ready is None else self._ready
+
+    def seconds(self) -> dict[str, float]:
+        """What went before the first step, and all of it."""
+        now = time.perf_counter()
+        return {"setup": (now if self._ready is None else self._ready) - self._began, "seconds": now - self._began}
+
+
+def lengths(distiller: Any) -> dict[str, int]:
+    """The batches and epochs that a stage took."""
+    return {"steps": sum(one["steps"] for one in distiller.history), "epochs": len(distiller.history)}
 
 
 def described(record: Mapping[str, Any], stages: int) -> str:

@@ -7,8 +7,8 @@ freezes is free again behind it, also after an error, and nothing of ours is lef
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,24 @@ from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import FlashSettings
 from kdhooks.criterion import teachers_by_name
 from kdhooks.distillation import Distillation
-from kdhooks.errors import UsageError
+from kdhooks.errors import LayerError, UsageError
 from kdhooks.evaluation import read_score
 from kdhooks.messages import logger
 from kdhooks.search.blocks import BlockBank, block_key
+from kdhooks.search.forms import as_configuration
 from kdhooks.search.stage_conf import Stage
+from kdhooks.search.stage_data import training_data
 from kdhooks.search.stage_layers import check_layers
-from kdhooks.search.stage_records import EpochEnd, described, last_losses
+from kdhooks.search.stage_records import EpochEnd, Watch, described, last_losses, lengths
 
 Conf = str | Path | Mapping[str, Any] | DistillationConf
+
+
+def opened(conf: Conf) -> DistillationConf:
+    """A configuration, also of a mapping in the classic form, without the key ``auto_distillation``."""
+    if isinstance(conf, DistillationConf):
+        return conf
+    return DistillationConf(as_configuration(conf) if isinstance(conf, Mapping) else conf)
 
 
 class StagedDistillation:
@@ -35,7 +44,7 @@ class StagedDistillation:
         conf: a configuration with ``auto_distillation``: a path, a dict, or a `DistillationConf`.
         student_model: the user's own; may be set later.
         teacher_model: one, or several as `Distillation` takes them.
-        train_dataloader: batches; None takes the configuration's, which are built once for all stages.
+        train_dataloader: batches; None takes the configuration's, see `kdhooks.search.stage_data`.
         eval_func: called with the student in evaluation mode after every ``frequency`` epochs; returns a number or a
             mapping of numbers. What it draws from generators changes nothing of the training.
         on_epoch_end: called with an `EpochEnd`; an error that it raises ends the distillation.
@@ -70,7 +79,7 @@ class StagedDistillation:
         bank: BlockBank | None = None,
         settings: FlashSettings | None = None,
     ) -> None:
-        self.conf = conf if isinstance(conf, DistillationConf) else DistillationConf(conf)
+        self.conf = opened(conf)
         self.student_model, self.teacher_model = student_model, teacher_model
         self.train_dataloader, self.eval_func, self.on_epoch_end = train_dataloader, eval_func, on_epoch_end
         self.seed, self.bank = seed, bank
@@ -79,8 +88,8 @@ class StagedDistillation:
             raise UsageError(f"the configuration has no auto_distillation.{self.section}: write its stages there")
         self.settings = found
         self.history: list[dict[str, Any]] = []
-        self._loader: Any = None
         self._choices: dict[str, Any] = {}
+        self._student_choice: Any = None
         self._before: StagedDistillation | None = None
 
     @classmethod
@@ -104,7 +113,7 @@ class StagedDistillation:
         """
         backend, stages = self._ready(), self.stages()
         check_layers(backend, stages, self.student_model, self.teacher_model)
-        self.history, self._choices = [], {}
+        self.history, self._choices, self._student_choice = [], {}, None
         bank = self.bank
         if self.settings.share_blocks and bank is None:
             bank = BlockBank(self.conf.workspace / "blocks")
@@ -116,7 +125,7 @@ class StagedDistillation:
         return self.student_model
 
     def continues(self, before: StagedDistillation) -> None:
-        """Take the batches that another part has built, and go on counting epochs where it has ended."""
+        """Go on counting epochs where another part has ended."""
         self._before = before
 
     # ---- inside ------------------------------------------------------------------------------------
@@ -139,34 +148,34 @@ class StagedDistillation:
 
     def _trained(self, backend: Backend, stage: Stage, bank: BlockBank | None) -> dict[str, Any]:
         """Train one stage; what is known of it."""
-        began = time.perf_counter()
-        student, conf = self.student_model, stage.configuration(epoch=self._epochs(stage), seed=self.seed)
+        watch, student, block = Watch(), self.student_model, stage.settings.block
+        conf = stage.configuration(epoch=self._epochs(stage), seed=self.seed)
+        seed = conf.settings.tuning.random_seed
         with backend.only_trained(student, self._blocks(stage)) as trained:
+            if not trained:
+                raise stage.problem(LayerError(f"the layer {block!r} of the student has no parameter to train"))
             key, shared = self._begin(backend, stage, bank)
-            distiller = Distillation(conf, student_model=student, teacher_model=self.teacher_model)
-            distiller.writes_files, distiller.ends_early = False, True
-            distiller.train_dataloader = self._data(backend)
-            ready: list[float] = []
-            distiller.register_hook("on_train_begin", self._adopt)
-            distiller.register_hook("on_epoch_begin", lambda _: ready.append(time.perf_counter()))
-            distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
-            distiller.fit()
-        self._choices = distiller.choices
+            distiller = self._distiller(backend, stage, conf)
+            distiller.register_hook("on_epoch_begin", watch.ready)
+            data = distiller.train_dataloader
+            with nullcontext() if seed is None else backend.seeded_data(data, seed):
+                distiller.fit()
+        self._choices, self._student_choice = distiller.choices, distiller.student_choice
         losses = last_losses(distiller)
         if bank is not None and key is not None:
-            bank.keep(key, backend.block(student, stage.settings.block).arrays(), {"losses": losses})
-        return {
-            "kind": self.kind,
-            "stage": stage.number,
-            "block": stage.settings.block,
-            "steps": sum(record["steps"] for record in distiller.history),
-            "epochs": len(distiller.history),
-            "losses": losses,
-            "trained": trained,
-            "shared": shared,
-            "setup": ready[0] - began if ready else 0.0,
-            "seconds": time.perf_counter() - began,
-        }
+            bank.keep(key, backend.block(student, block).arrays(), {"losses": losses})
+        said = {"kind": self.kind, "stage": stage.number, "block": block, "trained": trained, "shared": shared}
+        return {**said, **lengths(distiller), "losses": losses, **watch.seconds()}
+
+    def _distiller(self, backend: Backend, stage: Stage, conf: DistillationConf) -> Distillation:
+        """What trains a stage, in a loop that writes nothing and runs the student no further than it must."""
+        distiller = Distillation(conf, student_model=self.student_model, teacher_model=self.teacher_model)
+        distiller.writes_files, distiller.ends_early = False, True
+        distiller.train_dataloader = training_data(backend, stage, self.train_dataloader)
+        distiller.student_choice = self._student_choice
+        distiller.register_hook("on_train_begin", self._adopt)
+        distiller.register_hook("on_epoch_end", lambda one: self._epoch_ended(backend, stage, one))
+        return distiller
 
     def _blocks(self, stage: Stage) -> list[str]:
         """What is trained in a stage: its own block, or the earlier ones as well."""
@@ -177,19 +186,6 @@ class StagedDistillation:
         """The number of a stage's first epoch: the order of the data goes on where the stage before it ended."""
         before = [] if self._before is None else self._before.history
         return stage.train.start_epoch + sum(record["epochs"] for record in (*before, *self.history))
-
-    def _data(self, backend: Backend) -> Any:
-        """The user's batches, or the configuration's, built once; each rank's own share is built by `fit()`."""
-        if self.train_dataloader is not None:
-            return self.train_dataloader
-        if self._before is not None and self._before.train_dataloader is None:
-            return self._before._data(backend)
-        stage = self.stages()[0]
-        if stage.train.dataloader is not None and stage.train.dataloader.distributed:
-            return None
-        if self._loader is None:
-            self._loader = backend.training_loader(stage.configuration(seed=self.seed))
-        return self._loader
 
     def _adopt(self, distiller: Distillation) -> None:
         """Run the teacher as the stage before did, where that was found out by timing."""
@@ -266,7 +262,7 @@ def parts_of(conf: Conf, **options: Any) -> tuple[StagedDistillation, ...]:
         options: of `StagedDistillation`; ``eval_func`` and ``on_epoch_end`` go to the last part alone, since a student
             of which some blocks are untrained has no score yet.
     """
-    conf = conf if isinstance(conf, DistillationConf) else DistillationConf(conf)
+    conf = opened(conf)
     kinds = [kind for kind in (FlashDistillation, RegularDistillation) if kind.settings_in(conf) is not None]
     early = {name: value for name, value in options.items() if name not in ("eval_func", "on_epoch_end")}
     parts = tuple(kind(conf, **(options if kind is kinds[-1] else early)) for kind in kinds)

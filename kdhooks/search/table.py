@@ -30,14 +30,22 @@ class Column:
 
     def heading(self) -> list[str]:
         """The name, broken at underscores where it is long, and the unit."""
-        name = self.name.replace("_", "_ ")
-        lines = [line.replace("_ ", "_") for line in textwrap.wrap(name, _HEADER_WIDTH)] or [""]
+        lines = broken_name(self.name, _HEADER_WIDTH)
         return [*lines, f"[{self.unit}]"] if self.unit else lines
 
     @property
     def width(self) -> int:
         """Characters that it needs."""
         return max(len(line) for line in [*self.heading(), *self.cells])
+
+
+def broken_name(name: str, width: int) -> list[str]:
+    """A name in lines of about this many letters, broken at underscores.
+
+    >>> broken_name("num_feedforward_networks", 14)
+    ['num_', 'feedforward_', 'networks']
+    """
+    return [line.replace("_ ", "_") for line in textwrap.wrap(name.replace("_", "_ "), width)] or [""]
 
 
 def columns(result: SearchResult, rows: Sequence[Candidate]) -> list[Column]:

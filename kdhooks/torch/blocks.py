@@ -54,6 +54,20 @@ class Blocks:
 
         return training_loader(conf)
 
+    @contextmanager
+    def seeded_data(self, loader: Any, seed: int) -> Iterator[None]:
+        """Within the block the generators that a loader has of its own begin with a seed."""
+        from kdhooks.torch.training_data import own_generators
+
+        before = [(generator, generator.get_state()) for _, generator in own_generators(loader)]
+        for generator, _ in before:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in before:
+                generator.set_state(state)
+
 
 @contextmanager
 def _only_trained(model: nn.Module, names: Sequence[str]) -> Iterator[int]:

@@ -102,7 +102,10 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
     optimizer = _optimizer(distiller, device)
     resume = resumed(conf.workspace, tuning.resume, NAME)
-    speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
+    speed = distiller.student_choice if distiller.ends_early else None  # of an earlier stage
+    if speed is None:
+        speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
+        distiller.student_choice = speed
     undo.enter_context(in_force(student, speed, optimizer))
     distiller.on_train_begin(optimizer=optimizer)
     first = distiller.summed_criteria()[0]
