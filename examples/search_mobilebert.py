@@ -111,7 +111,8 @@ def fine_tune(teacher: nn.Module, rows: Rows, *, epochs: int, rate: float) -> No
     teacher.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(rows)).split(32):
-            loss = teacher(**padded([rows[at] for at in batch.tolist()])).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = teacher(**padded([rows[at] for at in batch.tolist()])).loss
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
@@ -183,7 +184,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
     if options.teacher is not None and options.teacher.is_file():
         teacher.load_state_dict(torch.load(options.teacher, weights_only=True))
     else:
-        fine_tune(teacher, rows["train"], epochs=3, rate=1e-3 if small else 5e-5)
+        fine_tune(teacher, rows["train"], epochs=2, rate=1e-3 if small else 5e-5)
         if options.teacher is not None:
             torch.save(teacher.state_dict(), options.teacher)
     tell("teacher", teacher, rows)
@@ -199,7 +200,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
         batch_size=32,
         pretrained_model=teacher,
     )
-    trainer.autodistillation_config = configuration(options.quick, 4 if options.quick else options.trials, out)
+    trainer.autodistillation_config = configuration(options.quick, 3 if options.quick else options.trials, out)
     best = trainer.autodistillation(teacher, model_cls=AutoModelForSequenceClassification)
     result = trainer.search_result
     print(result.table())

@@ -164,7 +164,7 @@ def _word(args: Any, name: str, default: str) -> str:
 def _counterpart(name: str, asked: str, table: Mapping[str, str], key: str) -> str:
     if asked not in table:
         raise UsageError(
-            f"args.{name} is {asked!r}, which has no counterpart in the built-in training of candidates. "
-            f"{did_you_mean(asked, table, what='Those that have')} Or name one in auto_distillation.train.{key}"
+            f"args.{name} is {asked!r}, which has no counterpart in the built-in training of candidates: name one in "
+            f"auto_distillation.train.{key}. {did_you_mean(asked, table, what='Those of args that have')}"
         )
     return table[asked]
