@@ -46,10 +46,6 @@ def configuration(quick: bool, trials: int, folder: Path) -> dict[str, Any]:
     if quick:
         space = {name: values[:2] for name, values in space.items()}
         taught_by = ["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"]
-    mappings = [[[blocks[0], taught_by[0]]]]
-    for block, teacher in zip(blocks[1:], taught_by[1:], strict=True):
-        attention = (f"{block}.attention.self", "1", f"{teacher}.attention.self", "1")
-        mappings.append([attention, (f"{block}.output", f"{teacher}.output")])
     return {
         "search": {
             "search_space": space,
@@ -63,23 +59,25 @@ def configuration(quick: bool, trials: int, folder: Path) -> dict[str, Any]:
         },
         "flash_distillation": {
             "block_names": blocks,
-            "layer_mappings_for_knowledge_transfer": mappings,
-            "loss_types": [["MSE"], ["MSE", "MSE"], ["MSE", "MSE"]],
-            "loss_weights": [[1.0], [10.0, 1.0], [10.0, 1.0]],
+            "layer_mappings_for_knowledge_transfer": [
+                [(block, teacher)] for block, teacher in zip(blocks, taught_by, strict=True)
+            ],
+            "loss_types": [["MSE"], ["MSE"], ["MSE"]],
             "feature_mask": "attention_mask",
-            "train_steps": [3, 3, 3] if quick else [100, 200, 200],
+            "train_steps": [3, 3, 3] if quick else [50, 100, 100],
         },
         "regular_distillation": {
             "layer_mappings_for_knowledge_transfer": [[("classifier", "classifier")]],
             "loss_types": [["MSE"]],
             "add_origin_loss": [True],
-            "train_steps": [10 if quick else 1000],
+            "train_steps": [10 if quick else 600],
         },
         "train": {
             "optimizer": {"AdamW": {"learning_rate": 1.0e-3, "weight_decay": 0.01}},
             "scheduler": {"Linear": {"warmup_steps": 1 if quick else 50}},
         },
         "measure": {"batch_size": 1, "threads": 1},
+        "distillation": {"cache": {"path": str(folder / "cache"), "dtype": "float16"}},  # one answer for all candidates
         "tuning": {"workspace": {"path": str(folder)}},
         "model": {"name": "search_mobilebert", "framework": "pytorch"},
     }

@@ -7,6 +7,7 @@ and never dropped in silence. The configuration comes first: these fill in what 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,9 @@ def length(args: Any, batches: int | None) -> dict[str, Any]:
 def _others(args: Any) -> dict[str, Any]:
     precision = "bf16" if getattr(args, "bf16", False) else "fp16" if getattr(args, "fp16", False) else None
     accumulated = int(getattr(args, "gradient_accumulation_steps", 1))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {
+        "dataloader": {"distributed": True} if several else None,  # the launcher's processes train one student
         "gradient_accumulation": accumulated if accumulated > 1 else None,
         "gradient_clipping": getattr(args, "max_grad_norm", None) or None,
         "precision": precision,
