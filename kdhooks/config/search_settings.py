@@ -260,3 +260,8 @@ class AutoDistillationSettings:
     train: TrainSettings | None = None
     evaluation: EvaluationSettings | None = None
     measure: MeasureSettings = field(default_factory=MeasureSettings)
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """Those of the flash distillation, then those of the regular one."""
+        return tuple(stage for part in (self.flash, self.regular) if part is not None for stage in part.stages)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 
 from kdhooks.config import DistillationConf, load
-from kdhooks.config.model import DataloaderSettings, EvaluationSettings, MetricSettings, Named, TrainSettings
+from kdhooks.config.model import EvaluationSettings, MetricSettings, Named, TrainSettings
 from kdhooks.config.search_settings import (
     AutoDistillationSettings,
     Choices,
     FlashSettings,
-    Limit,
-    MeasureSettings,
-    Range,
-    Relation,
     SearchSettings,
     StageSettings,
-    When,
 )
 from kdhooks.search.forms import as_configuration
 
@@ -129,10 +123,6 @@ auto_distillation:
 
 def section(**values):
     return load({"auto_distillation": values}).auto_distillation
-
-
-def search(**values):
-    return section(search=values).search
 
 
 def regular(**values):
@@ -338,220 +328,3 @@ def test_a_function_may_select_as_everywhere():
 
     (stage,) = regular(layer_mappings=[[["a", second], ["b", second]]]).stages
     assert stage.criterion["layer_mappings"] == [[["a", second], ["b", second]]]
-
-
-def test_a_space_has_choices_ranges_and_conditions():
-    where = "auto_distillation.search.search_space"
-    found = search(
-        search_space={
-            "block": ["conv", "attention"],
-            "kernel": {"choices": [3, 5], "when": {"block": "conv"}},
-            "heads": {"low": 2, "high": 8, "step": 2, "when": {"block": ["attention"]}},
-            "deep": {"choices": [True, False], "when": {"heads": [4, 8], "block": "attention"}},
-            "layers": {"low": 2, "high": 12},
-            "rate": {"low": 1.0e-5, "high": 1.0e-2, "log": True},
-            "width": {"low": 0.1, "high": 0.7, "step": 0.2},
-            "dropout": {"low": 0, "high": 0.5},
-            "norm": None,
-            "act": "relu",
-            "sizes": range(2, 7, 2),
-        }
-    )
-    attention = When("block", ("attention",))
-    assert found.search_space == (
-        Choices("block", ("conv", "attention"), path=f"{where}.block"),
-        Choices("kernel", (3, 5), (When("block", ("conv",)),), f"{where}.kernel"),
-        Range("heads", 2, 8, 2, when=(attention,), path=f"{where}.heads"),
-        Choices("deep", (True, False), (When("heads", (4, 8)), attention), f"{where}.deep"),
-        Range("layers", 2, 12, path=f"{where}.layers"),
-        Range("rate", 1e-5, 1e-2, log=True, integer=False, path=f"{where}.rate"),
-        Range("width", 0.1, 0.7, 0.2, integer=False, path=f"{where}.width"),
-        Range("dropout", 0.0, 0.5, integer=False, path=f"{where}.dropout"),
-        Choices("norm", (None,), path=f"{where}.norm"),
-        Choices("act", ("relu",), path=f"{where}.act"),
-        Choices("sizes", (2, 4, 6), path=f"{where}.sizes"),
-    )
-    assert [type(number) for number in (found.search_space[7].low, found.search_space[2].step)] == [float, int]
-
-
-@pytest.mark.parametrize(
-    ("spelling", "held"),
-    [
-        *[
-            ("bo", "BO"),
-            ("Bayesian Optimization", "BO"),
-            ("BayesianOptimization", "BO"),
-            ("GP", "BO"),
-            ("grid", "Grid"),
-        ],
-        *[
-            ("Grid Search", "Grid"),
-            ("random_search", "Random"),
-            ("tpe", "TPE"),
-            ("CMAES", "CMA-ES"),
-            ("cma-es", "CMA-ES"),
-        ],
-        *[("NSGAII", "NSGA-II"), ("nsga2", "NSGA-II"), ("Random", "Random")],
-    ],
-)
-def test_algorithms_are_words(spelling, held):
-    assert search(search_algorithm=spelling).search_algorithm == held
-
-
-def test_metrics_know_their_direction():
-    assert search() == SearchSettings()
-    found = search(metrics=["accuracy", "Latency", "peak memory", "throughput", "my score"])
-    assert found.metrics == ("accuracy", "latency", "peak_memory", "throughput", "my score")
-    assert found.higher_is_better == (True, False, False, True, True)
-    alone = search(metrics="file-size", higher_is_better=True, best_by="File_size")
-    assert (alone.metrics, alone.higher_is_better, alone.best_by) == (("file_size",), (True,), "file_size")
-    assert search(metrics=["perplexity"], higher_is_better=[False]).higher_is_better == (False,)
-    assert search(best_by="Ideal").best_by == "ideal"
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ("latency <= 5 ms", ("latency", True, 0.005)),
-        ("latency<=5ms", ("latency", True, 0.005)),
-        ("5 ms >= latency", ("latency", True, 0.005)),
-        ("latency ≤ 200 us", ("latency", True, 2e-4)),
-        ("latency <= 1.5 s", ("latency", True, 1.5)),
-        ("latency <= 0.25", ("latency", True, 0.25)),
-        ("throughput >= 2 K", ("throughput", False, 2000.0)),
-        ("parameters <= 10e6", ("parameters", True, 1e7)),
-        ("parameters <= 4.5M", ("parameters", True, 4.5e6)),
-        ("MACs <= 2 g", ("macs", True, 2e9)),
-        ("file_size <= 20 MB", ("file_size", True, 2e7)),
-        ("file size <= 20 MiB", ("file_size", True, 20 * 2.0**20)),
-        ("peak_memory <= 1_000 kb", ("peak_memory", True, 1e6)),
-        ("accuracy >= 90 %", ("accuracy", False, 0.9)),
-        ("accuracy >= 0.9", ("accuracy", False, 0.9)),
-        ("top-5 >= 90%", ("top-5", False, 0.9)),
-        ("score >= -3", ("score", False, -3.0)),
-    ],
-)
-def test_limits_have_units(text, limit):
-    found = search(metrics=["accuracy", "top-5", "score"], constraints=[text])
-    (one,) = found.limits
-    assert (one.metric, one.at_most, one.bound) == (limit[0], limit[1], pytest.approx(limit[2], rel=1e-12))
-    assert (one.text, one.path) == (text, "auto_distillation.search.constraints[0]")
-
-
-def test_a_strict_limit_leaves_the_bound_out():
-    below, above = search(constraints=["parameters < 100", "accuracy > 0.5"]).limits
-    assert below.violation(100) > 0 >= below.violation(math.nextafter(100, 0))
-    assert above.violation(0.5) > 0 >= above.violation(math.nextafter(0.5, 1))
-
-
-def test_relations_are_arithmetic_between_parameters():
-    space = {"hidden_size": [64, 96], "heads": [1, 4, 5], "rate": {"low": 0.1, "high": 0.9}}
-    texts = ["hidden_size % heads == 0", "hidden_size / (2 * heads) >= 8", "0.5 <= rate", "latency <= 5 ms"]
-    found = search(search_space=space, constraints=texts)
-    where = "auto_distillation.search.constraints"
-    assert found.relations == (
-        Relation("hidden_size % heads", "==", "0", texts[0], f"{where}[0]"),
-        Relation("hidden_size / (2 * heads)", ">=", "8", texts[1], f"{where}[1]"),
-        Relation("0.5", "<=", "rate", texts[2], f"{where}[2]"),
-    )
-    assert found.limits == (Limit("latency", True, 0.005, texts[3], f"{where}[3]"),)
-    assert found.relations[0].names == ("hidden_size", "heads")
-    (alone,) = search(constraints="width * depth <= 64").relations  # the program sets the space
-    assert (alone.names, alone.path) == (("width", "depth"), where)
-
-
-def test_what_else_a_search_may_say():
-    found = search(
-        max_trials=None,
-        seed=7,
-        pruner={"median": {"warm_up": 2}},
-        storage="sqlite:///study.db",
-        study_name="mine",
-        timeout="1 h 30 min",
-        startup_trials=4,
-        keep_weights="none",
-        heartbeat=5,
-    )
-    assert found == SearchSettings(
-        max_trials=None,
-        seed=7,
-        pruner=Named("median", {"warm_up": 2}, "auto_distillation.search.pruner.median"),
-        storage="sqlite:///study.db",
-        study_name="mine",
-        timeout=5400.0,
-        startup_trials=4,
-        keep_weights="none",
-        heartbeat=5.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "seconds"),
-    [(90, 90.0), (0.5, 0.5), ("2 h", 7200.0), ("90min", 5400.0), ("1.5 Days", 129600.0), ("30 s", 30)],
-)
-def test_a_timeout_is_seconds_or_a_text(given, seconds):
-    assert search(timeout=given).timeout == seconds
-
-
-@pytest.mark.parametrize("name", ["median", "hyperband", "Successive Halving"])
-def test_pruners_need_no_options(name):
-    assert search(pruner=name).pruner.options == {}
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *["sqlite:///study.db", "journal:runs/study.log", "postgresql://me@host/db", "postgresql+psycopg://me@host/db"],
-        *["mysql+pymysql://me@host/db", "grpc://localhost:13000", "memory"],
-    ],
-)
-def test_storages_are_urls(url):
-    assert search(storage=url).storage == url
-
-
-def test_measurement_training_and_evaluation():
-    found = section(
-        measure={"batch_size": 8, "threads": 1},
-        train={"epoch": 3, "dataloader": {"batch_size": 16}},
-        evaluation={"metric": "F1"},
-    )
-    assert found.measure == MeasureSettings(batch_size=8, threads=1)
-    assert found.train == TrainSettings(end_epoch=3, dataloader=DataloaderSettings(16))
-    assert found.evaluation == EvaluationSettings(
-        (MetricSettings(Named("F1", {}, "auto_distillation.evaluation.metric")),)
-    )
-    assert section() == AutoDistillationSettings() == section(search=None, measure=None, evaluation=None, train=None)
-    assert section(flash_distillation=None, regular_distillation=None) == AutoDistillationSettings()
-    assert load({}).auto_distillation is None and load({"auto_distillation": None}).auto_distillation is None
-
-
-def test_a_view_reads_and_changes_it(tmp_path):
-    file = tmp_path / "auto.yaml"
-    file.write_text(CLASSIC_YAML)
-    conf = DistillationConf(file)
-    assert conf["auto_distillation.search.seed"] == 42
-    assert conf["auto_distillation.search.heartbeat"] == 20.0
-    assert conf["auto_distillation.flash_distillation.layer_mappings_for_knowledge_transfer[0][1][0]"].endswith(
-        ".output"
-    )
-    assert conf.auto_distillation.search.keep_weights == "best"
-    assert conf.auto_distillation.flash_distillation.share_blocks is False
-    assert conf.auto_distillation.measure.repeats == 30
-    assert conf.auto_distillation.evaluation.accuracy.dataloader.batch_size == 32
-    conf.auto_distillation.search.max_trials = 3
-    conf["auto_distillation.flash_distillation.train_steps"] = 7
-    assert conf.settings.auto_distillation.search.max_trials == 3
-    assert conf.settings.auto_distillation.flash.stages[0].train_steps == 7
-
-
-def test_what_is_no_classic_mapping_stays_as_it_is():
-    full = {"auto_distillation": {"search": {"search_space": {"a": (1, 2)}}}}
-    assert as_configuration(full) == {"auto_distillation": {"search": {"search_space": {"a": [1, 2]}}}}
-    other = {"distillation": {"train": {"epoch": 2}}, "evaluation": {"accuracy": {}}}
-    assert as_configuration(other) == other and as_configuration(other) is not other
-    mixed = {"model": {"name": "x"}, "search": {}, "evaluation": {"metric": "F1"}, "tuning": {"random_seed": 1}}
-    assert as_configuration(mixed) == {
-        "model": {"name": "x"},
-        "tuning": {"random_seed": 1},
-        "auto_distillation": {"search": {}, "evaluation": {"metric": "F1"}},
-    }
