@@ -185,7 +185,8 @@ class StagedDistillation:
     def _epochs(self, stage: Stage) -> int:
         """The number of a stage's first epoch: the order of the data goes on where the stage before it ended."""
         before = [] if self._before is None else self._before.history
-        return stage.train.start_epoch + sum(record["epochs"] for record in (*before, *self.history))
+        done: int = sum(record["epochs"] for record in (*before, *self.history))
+        return stage.train.start_epoch + done
 
     def _adopt(self, distiller: Distillation) -> None:
         """Run the teacher as the stage before did, where that was found out by timing."""
