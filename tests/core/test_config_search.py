@@ -125,10 +125,6 @@ def section(**values):
     return load({"auto_distillation": values}).auto_distillation
 
 
-def regular(**values):
-    return section(regular_distillation=values).regular
-
-
 def flash_stage(index, where, **criterion):
     pairs = [list(pair) for pair in PAIRS[index]]
     return {"layer_mappings": pairs, "loss_types": ("KL", "MSE"), **criterion}, f"{where}[{index}]"
@@ -273,58 +269,3 @@ def test_all_spellings_of_a_regular_distillation_mean_the_same(values, place):
     }
     assert stage.criterion["loss_types"] in ("KL", ("KL",))  # one for all pairs, or one for each of one
     assert (found.flash is None) == (place == "without flash")
-
-
-def test_what_is_no_list_holds_for_every_stage():
-    stages = section(
-        flash_distillation={
-            "block_names": ["a", "b"],
-            "layer_mappings": [[["a"], ["a2"]], [["b"]]],
-            "loss_types": "MSE",
-            "loss_weights": [[1, 2], 3],
-            "add_origin_loss": [False, True],
-            "train_steps": [5, 6],
-            "feature_matchers": "linear",
-            "feature_mask": "attention_mask",
-        }
-    ).flash.stages
-    shared = {"loss_types": "MSE", "feature_matchers": "linear", "feature_mask": "attention_mask"}
-    where = "auto_distillation.flash_distillation.layer_mappings"
-    first = {"layer_mappings": [["a"], ["a2"]], "loss_weights": (1.0, 2.0), "add_origin_loss": False}
-    second = {"layer_mappings": [["b"]], "loss_weights": 3.0, "add_origin_loss": True}
-    assert stages == (
-        StageSettings("a", first | shared, 5, f"{where}[0]"),
-        StageSettings("b", second | shared, 6, f"{where}[1]"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("mappings", "stages"),
-    [
-        ([["a"]], [[["a"]]]),
-        ([["a", "b"]], [[["a", "b"]]]),
-        ([["a", "0", "b", "0"], ["c"]], [[["a", "0", "b", "0"], ["c"]]]),
-        ([[["a", "b"]]], [[["a", "b"]]]),
-        ([[["a", "b"], ["c", "d"]]], [[["a", "b"], ["c", "d"]]]),  # no pair of layers with selectors
-        ([[["a", 0], ["b", 1]]], [[[["a", 0], ["b", 1]]]]),  # a layer has no number for a name: a pair
-        ([["a", ["b", "1"]]], [[["a", ["b", "1"]]]]),
-        ([[["a"]], [["b"]]], [[["a"]], [["b"]]]),
-        ([[{"student": "a", "teacher": "b"}], [["c"]]], [[{"student": "a", "teacher": "b"}], [["c"]]]),
-        ([{"student": "a.{i}", "teacher": "b.{i}", "i": "0..3"}], [[{"student": "a.{i}"}]]),
-        ({"student": "a.{i}", "teacher": "b.{i}", "i": "0..3"}, [{"student": "a.{i}"}]),
-    ],
-)
-def test_the_depth_of_a_list_says_what_it_is(mappings, stages):
-    found = [stage.criterion["layer_mappings"] for stage in regular(layer_mappings=mappings).stages]
-    if "{i}" in str(mappings):
-        assert found == [mappings]
-    else:
-        assert found == stages
-
-
-def test_a_function_may_select_as_everywhere():
-    def second(output):
-        return output[1]
-
-    (stage,) = regular(layer_mappings=[[["a", second], ["b", second]]]).stages
-    assert stage.criterion["layer_mappings"] == [[["a", second], ["b", second]]]

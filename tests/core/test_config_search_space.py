@@ -121,6 +121,9 @@ def test_a_strict_limit_leaves_the_bound_out():
     below, above = search(constraints=["parameters < 100", "accuracy > 0.5"]).limits
     assert below.violation(100) > 0 >= below.violation(math.nextafter(100, 0))
     assert above.violation(0.5) > 0 >= above.violation(math.nextafter(0.5, 1))
+    (positive,) = search(metrics="score", constraints="score > 0").limits
+    assert positive.violation(0.0) > 0 >= positive.violation(0.1)
+    assert positive.violation(-0.1) == pytest.approx(0.1)
 
 
 def test_relations_are_arithmetic_between_parameters():
