@@ -31,8 +31,15 @@ from kdhooks.search import Trainer, measure
 Rows = list[dict[str, Any]]
 
 
-def configuration(quick: bool, trials: int, folder: Path) -> dict[str, Any]:
-    """What is searched, what it is judged by, and how candidates learn: the classic dict."""
+def configuration(quick: bool, trials: int, steps: int, folder: Path) -> dict[str, Any]:
+    """What is searched, what it is judged by, and how candidates learn: the classic dict.
+
+    Args:
+        quick: a small space under a teacher of two layers.
+        trials: candidates.
+        steps: of the regular distillation; the flash distillation has fewer.
+        folder: of the study.
+    """
     space = {
         "hidden_size": [64, 128, 256],
         "intra_bottleneck_size": [32, 64, 128],
@@ -46,10 +53,6 @@ def configuration(quick: bool, trials: int, folder: Path) -> dict[str, Any]:
     if quick:
         space = {name: values[:2] for name, values in space.items()}
         taught_by = ["bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1"]
-    mappings = [[[blocks[0], taught_by[0]]]]
-    for block, teacher in zip(blocks[1:], taught_by[1:], strict=True):
-        attention = (f"{block}.attention.self", "1", f"{teacher}.attention.self", "1")
-        mappings.append([attention, (f"{block}.output", f"{teacher}.output")])
     return {
         "search": {
             "search_space": space,
@@ -63,23 +66,25 @@ def configuration(quick: bool, trials: int, folder: Path) -> dict[str, Any]:
         },
         "flash_distillation": {
             "block_names": blocks,
-            "layer_mappings_for_knowledge_transfer": mappings,
-            "loss_types": [["MSE"], ["MSE", "MSE"], ["MSE", "MSE"]],
-            "loss_weights": [[1.0], [10.0, 1.0], [10.0, 1.0]],
+            "layer_mappings_for_knowledge_transfer": [
+                [(block, teacher)] for block, teacher in zip(blocks, taught_by, strict=True)
+            ],
+            "loss_types": [["MSE"], ["MSE"], ["MSE"]],
             "feature_mask": "attention_mask",
-            "train_steps": [3, 3, 3] if quick else [100, 200, 200],
+            "train_steps": [max(1, steps // 12), max(1, steps // 6), max(1, steps // 6)],
         },
         "regular_distillation": {
             "layer_mappings_for_knowledge_transfer": [[("classifier", "classifier")]],
             "loss_types": [["MSE"]],
             "add_origin_loss": [True],
-            "train_steps": [10 if quick else 1000],
+            "train_steps": [steps],
         },
         "train": {
             "optimizer": {"AdamW": {"learning_rate": 1.0e-3, "weight_decay": 0.01}},
-            "scheduler": {"Linear": {"warmup_steps": 1 if quick else 50}},
+            "scheduler": {"Linear": {"warmup_steps": max(1, steps // 12)}},
         },
         "measure": {"batch_size": 1, "threads": 1},
+        "distillation": {"cache": {"path": str(folder / "cache"), "dtype": "float16"}},  # one answer for all candidates
         "tuning": {"workspace": {"path": str(folder)}},
         "model": {"name": "search_mobilebert", "framework": "pytorch"},
     }
@@ -111,7 +116,8 @@ def fine_tune(teacher: nn.Module, rows: Rows, *, epochs: int, rate: float) -> No
     teacher.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(rows)).split(32):
-            loss = teacher(**padded([rows[at] for at in batch.tolist()])).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = teacher(**padded([rows[at] for at in batch.tolist()])).loss
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
@@ -158,6 +164,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with train.tsv, dev.tsv and test.tsv")
     parser.add_argument("--out", type=Path, help="folder of the study, its weights and its report")
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=1200, help="of each candidate's regular distillation")
+    parser.add_argument("--sentences", type=int, help="of train.tsv that are used; all where it is left out")
     parser.add_argument(
         "--teacher", type=Path, help="file of the fine-tuned teacher's weights, made where it is missing"
     )
@@ -166,11 +174,14 @@ def main() -> None:
     torch.manual_seed(0)
     if options.quick:
         torch.set_num_threads(1)
+        options.trials, options.steps = 3, 12
     with tempfile.TemporaryDirectory() as made_up:
         folder = options.data or Path(made_up)
         if options.data is None:
             write_made_up(folder, train=300 if options.quick else 2000, dev=100, test=200)
         texts = {name: read(folder / f"{name}.tsv") for name in ("train", "dev", "test")}
+        whole = texts["train"]
+        texts["train"] = Sentences(whole.words[: options.sentences], whole.labels[: options.sentences])
         out = options.out or (Path(made_up) if options.quick else Path(".kdhooks", "search_mobilebert"))
         run(texts, options, out)
 
@@ -183,7 +194,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
     if options.teacher is not None and options.teacher.is_file():
         teacher.load_state_dict(torch.load(options.teacher, weights_only=True))
     else:
-        fine_tune(teacher, rows["train"], epochs=3, rate=1e-3 if small else 5e-5)
+        fine_tune(teacher, rows["train"], epochs=2, rate=1e-3 if small else 5e-5)
         if options.teacher is not None:
             torch.save(teacher.state_dict(), options.teacher)
     tell("teacher", teacher, rows)
@@ -199,7 +210,7 @@ def run(texts: dict[str, Sentences], options: argparse.Namespace, out: Path) -> 
         batch_size=32,
         pretrained_model=teacher,
     )
-    trainer.autodistillation_config = configuration(options.quick, 4 if options.quick else options.trials, out)
+    trainer.autodistillation_config = configuration(options.quick, options.trials, options.steps, out)
     best = trainer.autodistillation(teacher, model_cls=AutoModelForSequenceClassification)
     result = trainer.search_result
     print(result.table())

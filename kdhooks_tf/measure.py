@@ -7,6 +7,7 @@ built by its first call. TensorFlow's numbers of threads can't be changed once i
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from kdhooks.measurement import (
     asked_metrics,
     batch_of,
     check_inputs,
+    processors,
     run_failed,
     seconds_of_runs,
 )
@@ -137,7 +139,8 @@ class _Runs:
     def _seconds(self) -> list[float]:
         once = self._once()
         once()  # traces
-        return seconds_of_runs(once, warm_up=self._settings.warm_up, repeats=self._settings.repeats)
+        how = {"warm_up": self._settings.warm_up, "repeats": self._settings.repeats}
+        return seconds_of_runs(once, threads=_threads() or processors(), **how)
 
     def _traced(self, batch: Any) -> TracedRun:
         return TracedRun(*self._function(batch))
@@ -180,8 +183,15 @@ def _variables_kept(model: Any) -> Iterator[None]:
                 variable.assign(value)
 
 
+def _threads() -> int:
+    """Threads that an operation is shared by; 0 for as many as there are processors."""
+    said: int = tf.config.threading.get_intra_op_parallelism_threads()
+    variable = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return said or (int(variable) if variable.isdecimal() else 0)
+
+
 def _check_threads(asked: int | None) -> None:
-    used = tf.config.threading.get_intra_op_parallelism_threads()
+    used = _threads()
     if asked is not None and asked != used:
         words = f"{used}" if used else "as many as there are processors"
         raise UsageError(

@@ -10,6 +10,7 @@ from kdhooks.measurement.definitions import DEFINITIONS, Definition, asked_metri
 from kdhooks.measurement.measured import Measured, shown
 from kdhooks.measurement.rows import batch_of, map_arrays, rows_in
 from kdhooks.measurement.runs import run_failed, seconds_of_runs
+from kdhooks.measurement.waiting import processors
 
 __all__ = [
     "DEFINITIONS",
@@ -19,6 +20,7 @@ __all__ = [
     "batch_of",
     "check_inputs",
     "map_arrays",
+    "processors",
     "rows_in",
     "run_failed",
     "seconds_of_runs",

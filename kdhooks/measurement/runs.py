@@ -9,30 +9,39 @@ from contextlib import contextmanager
 from typing import Any
 
 from kdhooks.errors import KDHooksError, ModelError
+from kdhooks.measurement.waiting import Waiting, own_seconds, processors
 
 
 def seconds_of_runs(
-    once: Callable[[], object], *, warm_up: int, repeats: int, clock: Callable[[], float] = time.perf_counter
+    once: Callable[[], object],
+    *,
+    warm_up: int,
+    repeats: int,
+    threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """The seconds of each of `repeats` runs, after `warm_up` that don't count.
 
     Python's garbage collector runs before and not in between: its pauses come when other objects of the program call
-    for them.
+    for them. Time in which a processor was asked for and another program had it is taken off, where the system tells.
 
     Args:
         once: one run, which ends when its result is there.
         warm_up: runs that fill caches, choose kernels and compile.
         repeats: runs that are timed.
+        threads: that compute at the same time at most.
         clock: seconds that only grow.
     """
     for _ in range(warm_up):
         once()
     seconds = []
     with without_collection():
+        waiting = Waiting()
         for _ in range(repeats):
-            begun = clock()
+            worked, begun = time.process_time(), clock()
             once()
-            seconds.append(clock() - begun)
+            passed, worked = clock() - begun, time.process_time() - worked
+            seconds.append(own_seconds(passed, worked, waiting.since(), min(threads, processors())))
     return seconds
 
 

@@ -7,6 +7,7 @@ and never dropped in silence. The configuration comes first: these fill in what 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,9 @@ def length(args: Any, batches: int | None) -> dict[str, Any]:
 def _others(args: Any) -> dict[str, Any]:
     precision = "bf16" if getattr(args, "bf16", False) else "fp16" if getattr(args, "fp16", False) else None
     accumulated = int(getattr(args, "gradient_accumulation_steps", 1))
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {
+        "dataloader": {"distributed": True} if several else None,  # the launcher's processes train one student
         "gradient_accumulation": accumulated if accumulated > 1 else None,
         "gradient_clipping": getattr(args, "max_grad_norm", None) or None,
         "precision": precision,
@@ -164,7 +167,7 @@ def _word(args: Any, name: str, default: str) -> str:
 def _counterpart(name: str, asked: str, table: Mapping[str, str], key: str) -> str:
     if asked not in table:
         raise UsageError(
-            f"args.{name} is {asked!r}, which has no counterpart in the built-in training of candidates. "
-            f"{did_you_mean(asked, table, what='Those that have')} Or name one in auto_distillation.train.{key}"
+            f"args.{name} is {asked!r}, which has no counterpart in the built-in training of candidates: name one in "
+            f"auto_distillation.train.{key}. {did_you_mean(asked, table, what='Those of args that have')}"
         )
     return table[asked]

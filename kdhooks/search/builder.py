@@ -66,7 +66,7 @@ class ConfigBuilder:
         finetune: Mapping[str, Any] | None = None,
     ) -> None:
         transformers()
-        self.model_cls = model_cls if model_cls is not None else type(config) if _is_model(config) else None
+        self.model_cls: Any = model_cls if model_cls is not None else type(config) if _is_model(config) else None
         if self.model_cls is None:
             raise UsageError(
                 "there is no class to build candidates from: pass model_cls, an AutoModel... class as in "

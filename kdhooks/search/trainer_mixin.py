@@ -186,7 +186,8 @@ class TrainerMixin:
             limit=None if judged is None else judged.iteration,
             preprocess=getattr(self, "preprocess_logits_for_metrics", None),
         )
-        found = self.compute_metrics(evaluation_prediction(predictions=logits, label_ids=labels))
+        compute_metrics: Callable[[Any], Any] = getattr(self, "compute_metrics")  # noqa: B009  # the trainer's own
+        found = compute_metrics(evaluation_prediction(predictions=logits, label_ids=labels))
         return (
             {name.removeprefix("eval_"): value for name, value in found.items()}
             if isinstance(found, Mapping)

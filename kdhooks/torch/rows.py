@@ -6,6 +6,7 @@ candidate of a search sees the same batches, and no generator of the user's is d
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import IterableDataset
 from kdhooks.datasets.order import BatchOrder
 from kdhooks.errors import DataError
 from kdhooks.loop.batches import describe, split_batch
+from kdhooks.messages import environment_rank
 from kdhooks.torch.data import EpochLoader, RowBatches, as_fetched
 from kdhooks.torch.outputs import as_call, logits_of
 from kdhooks.torch.placement import batch_mover
@@ -48,7 +50,7 @@ def row_loader(
         seed: decides the order, and the chance in rows and collator.
         drop_last: whether a short last batch is left out.
         num_workers: processes that make batches; 0 makes them in the loop's own.
-        shared: each rank serves its own share of the rows, where a process group is there.
+        shared: each of several processes that train together serves its own share of the rows.
 
     Raises:
         DataError: no dataset, no rows, or too few.
@@ -57,15 +59,15 @@ def row_loader(
         raise DataError(
             f"a dataset must have len() and rows by number, and this one is {describe(rows)}: give a dataloader instead"
         )
-    distributed = shared and torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank, world_size = _share() if shared else (0, 1)
     order = BatchOrder(
         len(rows),
         batch_size,
         shuffle=shuffle,
         last_batch="discard" if drop_last else "keep",
         seed=seed,
-        rank=torch.distributed.get_rank() if distributed else 0,
-        world_size=torch.distributed.get_world_size() if distributed else 1,
+        rank=rank,
+        world_size=world_size,
     )
     return EpochLoader(
         RowBatches(rows, None, seed, None, collate),
@@ -77,6 +79,14 @@ def row_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
     )
+
+
+def _share() -> tuple[int, int]:
+    """Rank and number of the processes that train together, also before they are a group."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    return (environment_rank(), started) if started > 1 else (0, 1)
 
 
 @torch.no_grad()

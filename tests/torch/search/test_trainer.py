@@ -73,7 +73,7 @@ def test_a_configuration_may_be_a_file_or_an_object(tmp_path: Path) -> None:
 
 def test_the_best_model_has_the_weights_that_were_judged(tmp_path: Path) -> None:
     trainer = a_trainer(tmp_path)
-    trainer.autodistillation_config = classic(tmp_path, keep_weights="best")
+    trainer.autodistillation_config = classic(tmp_path, storage=None, keep_weights="best")
     trainer.autodistillation(teacher(), model_cls=AUTO)
     assert trainer.agent is not None
     student = trainer.agent.best_model()
@@ -288,7 +288,7 @@ def test_odd_data_are_told(tmp_path: Path) -> None:
     trainer.train_dataset = [[1, 2], [3, 4]] * 8
     with pytest.raises(DataError) as caught:
         trainer.autodistillation(teacher(), model_cls=AUTO)
-    assert str(caught.value) == "rows of a dataset must be mappings by the names of the model's inputs, not a list"
+    assert str(caught.value) == "the rows of a dataset must be mappings by the names of the model's inputs, not a list"
     trainer.train_dataset = iter(rows(8))
     with pytest.raises(DataError, match=r"^a dataset must have len\(\) and rows by number, and this one is a "):
         trainer.autodistillation(teacher(), model_cls=AUTO)

@@ -106,9 +106,9 @@ def test_what_has_no_counterpart_is_told() -> None:
     with pytest.raises(UsageError) as caught:
         filled(SimpleNamespace(optim="lion_8bit"))
     assert str(caught.value) == (
-        "args.optim is 'lion_8bit', which has no counterpart in the built-in training of candidates. Those that have: "
-        "adafactor, adagrad, adamw_hf, adamw_torch, adamw_torch_fused, rmsprop, sgd. Or name one in "
-        "auto_distillation.train.optimizer"
+        "args.optim is 'lion_8bit', which has no counterpart in the built-in training of candidates: name one in "
+        "auto_distillation.train.optimizer. Those of args that have: adafactor, adagrad, adamw_hf, adamw_torch, "
+        "adamw_torch_fused, rmsprop, sgd"
     )
     with pytest.raises(UsageError, match=r"^args.lr_scheduler_type is 'cosine_with_restarts', which has no"):
         filled(SimpleNamespace(lr_scheduler_type="cosine_with_restarts"))
