@@ -39,7 +39,8 @@ class TrainerMixin:
         autodistillation_config: the configuration: a path, a `DistillationConf`, or a dict, also the classic one
             without the key ``auto_distillation``.
         pretrained_model: where candidates' initial weights come from, for tensors whose shapes agree: a checkpoint's
-            folder, a file, a state_dict, a model, or True for the trainer's own; None begins with random weights.
+            folder, a file, a state_dict, a model, or True for the trainer's own; None is ``finetune.pretrained`` of the
+            configuration, or random weights. The section ``finetune`` says how weights are matched.
         agent: the `AutoDistillation` of the last search.
 
     Example::
@@ -149,12 +150,13 @@ class TrainerMixin:
 
     def _config_builder(self, model_cls: Any, teacher: Any, conf: DistillationConf | None) -> ConfigBuilder:
         config = getattr(self, "config", None)
+        finetune = conf["finetune"] if conf is not None and conf.has("finetune") else {}
         return ConfigBuilder(
             getattr(self, "model", None) if config is None else config,
             model_cls,
             teacher=next(iter(teachers_by_name(teacher).values()), None),
-            pretrained=self.pretrained_model,
-            finetune=conf["finetune"] if conf is not None and conf.has("finetune") else None,
+            pretrained=finetune.get("pretrained") if self.pretrained_model is None else self.pretrained_model,
+            finetune=finetune,
         )
 
     def _loader(self, which: str) -> Any:

@@ -237,6 +237,24 @@ def test_a_field_that_the_student_lacks_is_taken_from_the_teacher_too(
     ]
 
 
+def test_initial_weights_are_matched_as_the_configuration_says(tmp_path: Path) -> None:
+    source = MobileBertForSequenceClassification(mobile(vocab_size=WORDS, max_position_embeddings=16))
+    seen: list[dict[str, torch.Tensor]] = []
+    trainer = a_trainer(tmp_path, pretrained_model=source)
+    trainer.autodistillation_config = {
+        **classic(tmp_path, search_space={"hidden_size": [16]}),
+        "finetune": {"exclude": ["classifier"]},
+    }
+    trainer.autodistillation(
+        teacher(),
+        model_cls=AUTO,
+        train_func=lambda model: seen.append({name: value.clone() for name, value in model.state_dict().items()}),
+    )
+    theirs = source.state_dict()
+    different = {name for name, value in seen[0].items() if not torch.equal(value, theirs[name])}
+    assert different == {"classifier.weight"}, "whose bias is 0 in both"
+
+
 def test_loaders_take_the_place_of_datasets(tmp_path: Path) -> None:
     source = Trainer(train_dataset=rows(16), batch_size=8)
     batches = [{**batch, "idx": torch.zeros(8)} for batch in source.get_train_dataloader()]
