@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from kdhooks.measurement import (
     batch_of,
     check_inputs,
     processors,
+    reason_of,
     run_failed,
     seconds_of_runs,
 )
@@ -84,9 +85,13 @@ class _Runs:
 
     def measured(self, asked: Sequence[str]) -> dict[str, Measured]:
         """Those of the metrics for which the model runs."""
-        self._first_call()
         found = {}
-        with _variables_kept(self._model), losses_kept(layers_of(self._model)):
+        with ExitStack() as stack:
+            if is_built(self._model):
+                stack.enter_context(_variables_kept(self._model))
+            self._first_call()
+            stack.enter_context(_variables_kept(self._model))
+            stack.enter_context(losses_kept(layers_of(self._model)))
             if {"latency", "throughput"} & set(asked):
                 found["latency"] = Measured.of(self._seconds())
                 found["throughput"] = found["latency"].rate(self._settings.batch_size)
@@ -163,10 +168,9 @@ class _Runs:
         try:
             return count()
         except Exception as error:  # whatever can't become a graph with constants in place of variables
-            reason = (str(error).strip().splitlines() or [""])[0]
             raise ModelError(
-                f"{metric} of {type(self._model).__name__} can't be measured, since TensorFlow makes no graph with "
-                f"fixed weights of it: {type(error).__name__}: {reason}"
+                f"{metric} of {type(self._model).__name__} can't be measured, since its graph with fixed weights can't "
+                f"be made or looked into: {reason_of(error)}"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,11 +61,17 @@ def without_collection() -> Iterator[None]:
 
 def run_failed(model: Any, inputs: Any, error: Exception) -> ModelError:
     """What to raise where a model could not be run on the inputs that it is measured on."""
+    return ModelError(f"{type(model).__name__} can't be measured: it failed on {described(inputs)}: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; one of ours as a whole. Keras puts a line of its own and colours around it."""
     if isinstance(error, KDHooksError):
-        reason = str(error)
-    else:
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(": ")
-    return ModelError(f"{type(model).__name__} can't be measured: it failed on {described(inputs)}: {reason}")
+        return str(error)
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        lines = lines[1:]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def described(inputs: Any) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 try:
-    import resource
+    import resource as _module
 except ImportError:  # Windows has none
-    resource = None  # type: ignore[assignment]
+    _resource: Any = None
+else:
+    _resource = _module
 
 _THREADS = Path("/proc/self/task")
 
@@ -58,10 +61,10 @@ def own_seconds(passed: float, busy: float, waited: float, threads: int) -> floa
 
 
 def _switches() -> int:
-    if resource is None:
+    if _resource is None:
         return 0
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_nvcsw + used.ru_nivcsw
+    used = _resource.getrusage(_resource.RUSAGE_SELF)
+    return int(used.ru_nvcsw + used.ru_nivcsw)
 
 
 def _waited() -> dict[str, float]:

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import Named, Settings, TrainSettings

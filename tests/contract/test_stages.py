@@ -47,10 +47,10 @@ def flash(framework: Framework, folder: Path, *stages: StageSettings, **options:
 
 
 def weights_of(framework: Framework, model: Any) -> dict[str, Any]:
-    """All weights by names in which the layer stands; without those of dropout, which are states of generators."""
+    """All weights by names in which the layer stands; without the states of dropout."""
     if framework.name == "pytorch":
         return framework.weights(model)
-    return {one.path: np.array(one.numpy()) for one in model.variables if "drop" not in one.path}
+    return {one.path: np.array(one.numpy()) for one in model.variables if "seed_generator" not in one.path}
 
 
 def moved(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
