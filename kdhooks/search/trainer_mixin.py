@@ -39,7 +39,8 @@ class TrainerMixin:
         autodistillation_config: the configuration: a path, a `DistillationConf`, or a dict, also the classic one
             without the key ``auto_distillation``.
         pretrained_model: where candidates' initial weights come from, for tensors whose shapes agree: a checkpoint's
-            folder, a file, a state_dict, a model, or True for the trainer's own; None begins with random weights.
+            folder, a file, a state_dict, a model, or True for the trainer's own; None is ``finetune.pretrained`` of the
+            configuration, or random weights. The section ``finetune`` says how weights are matched.
         agent: the `AutoDistillation` of the last search.
 
     Example::
@@ -86,11 +87,13 @@ class TrainerMixin:
         self._fields = CommonFields(teacher_model, labels)
         train, judged = self._loader("train"), self._loader("eval")
         conf = self._configuration(_length(train))
+        identity: Mapping[str, Any] = getattr(model_builder, "identity", {})
         if model_builder is None:
             self._made = self._config_builder(model_cls, teacher_model, conf)
             _check_space(conf, self._made)
-            model_builder = partial(self.model_builder_builtin, model_cls=model_cls)
-        agent = AutoDistillation(_Meeting(model_builder, self._fields), conf, teacher_model=teacher_model)
+            model_builder, identity = partial(self.model_builder_builtin, model_cls=model_cls), self._made.identity
+        builder = _Meeting(model_builder, self._fields, identity)
+        agent = AutoDistillation(builder, conf, teacher_model=teacher_model)
         agent.train_dataloader, agent.eval_dataloader = train, judged
         agent.train_func, agent.eval_func = train_func, eval_func
         if eval_func is None and judged is not None and getattr(self, "compute_metrics", None) is not None:
@@ -149,12 +152,13 @@ class TrainerMixin:
 
     def _config_builder(self, model_cls: Any, teacher: Any, conf: DistillationConf | None) -> ConfigBuilder:
         config = getattr(self, "config", None)
+        finetune = conf["finetune"] if conf is not None and conf.has("finetune") else {}
         return ConfigBuilder(
             getattr(self, "model", None) if config is None else config,
             model_cls,
             teacher=next(iter(teachers_by_name(teacher).values()), None),
-            pretrained=self.pretrained_model,
-            finetune=conf["finetune"] if conf is not None and conf.has("finetune") else None,
+            pretrained=finetune.get("pretrained") if self.pretrained_model is None else self.pretrained_model,
+            finetune=finetune,
         )
 
     def _loader(self, which: str) -> Any:
@@ -198,8 +202,10 @@ class TrainerMixin:
 class _Meeting:
     """A model builder that tells of every candidate, so that batches have only what it takes."""
 
-    def __init__(self, build: Callable[[dict[str, Any]], Any], fields: CommonFields) -> None:
-        self._build, self._fields = build, fields
+    def __init__(
+        self, build: Callable[[dict[str, Any]], Any], fields: CommonFields, identity: Mapping[str, Any]
+    ) -> None:
+        self._build, self._fields, self.identity = build, fields, identity
 
     def __call__(self, arch: dict[str, Any]) -> Any:
         model = self._build(arch)

@@ -219,6 +219,17 @@ def test_parameters_that_do_not_fit_together_are_the_candidates_own_failure(tmp_
     )
 
 
+def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    content = classic(tmp_path, storage=None, max_trials=1, keep_weights="none")
+    trainer = a_trainer(tmp_path)
+    trainer.autodistillation_config = content
+    found = trainer.autodistillation(teacher(), model_cls=AUTO)
+    assert trainer.autodistillation(teacher(), model_cls=AUTO) == found, "which was trained already"
+    trainer.config = mobile(intermediate_size=16)
+    with pytest.raises(ConfigError, match=r'of another search: built from was "MobileBertConfig [0-9a-f]{8} for Auto'):
+        trainer.autodistillation(teacher(), model_cls=AUTO)
+
+
 def test_a_field_that_the_student_lacks_is_taken_from_the_teacher_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,6 +246,24 @@ def test_a_field_that_the_student_lacks_is_taken_from_the_teacher_too(
     assert told == [
         "the student's forward takes no 'token_type_ids', so the teacher, whose input is the student's, goes without it"
     ]
+
+
+def test_initial_weights_are_matched_as_the_configuration_says(tmp_path: Path) -> None:
+    source = MobileBertForSequenceClassification(mobile(vocab_size=WORDS, max_position_embeddings=16))
+    seen: list[dict[str, torch.Tensor]] = []
+    trainer = a_trainer(tmp_path, pretrained_model=source)
+    trainer.autodistillation_config = {
+        **classic(tmp_path, search_space={"hidden_size": [16]}),
+        "finetune": {"exclude": ["classifier"]},
+    }
+    trainer.autodistillation(
+        teacher(),
+        model_cls=AUTO,
+        train_func=lambda model: seen.append({name: value.clone() for name, value in model.state_dict().items()}),
+    )
+    theirs = source.state_dict()
+    different = {name for name, value in seen[0].items() if not torch.equal(value, theirs[name])}
+    assert different == {"classifier.weight"}, "whose bias is 0 in both"
 
 
 def test_loaders_take_the_place_of_datasets(tmp_path: Path) -> None:
