@@ -25,7 +25,7 @@ MARKERS = {
 
 
 def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -> None:
-    """Grid lines, ticks with their numbers and the names of both axes; `y.end` is the upper edge."""
+    """Grid lines, ticks with their numbers and the names of the axes; `y.end` is the upper edge."""
     ticks = x.ticks(max(3, int(abs(x.end - x.start) / 90)))
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line(x.at(value), y.start, x.at(value), y.end, "grid")
@@ -36,7 +36,8 @@ def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -
         drawing.text(x.start - 7, y.at(value) + 4, text, "tick", anchor="end")
     drawing.line(x.start, y.start, x.end, y.start, "axis")
     drawing.line(x.start, y.start, x.start, y.end, "axis")
-    drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
+    if x_label:
+        drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
     drawing.turned(16, (y.start + y.end) / 2, y_label, "label")
 
 

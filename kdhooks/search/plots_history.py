@@ -31,7 +31,7 @@ def history_plot(result: SearchResult, metric: str) -> str:
     numbers = [row.number for row in result.candidates]
     x = Scale(min(numbers) - 0.7, max(numbers) + 0.7, _LEFT, _WIDTH - _RIGHT)
     y = scale_for(list(valued.values()), bottom, _TOP)
-    frame(drawing, x, Scale(y.low, y.high, y.start, y.end, y.log), x_label="", y_label=axis_label(result, metric))
+    frame(drawing, x, y, x_label="", y_label=axis_label(result, metric))
     drawing.text((x.start + x.end) / 2, _HEIGHT - 8, "candidate", "label", anchor="middle")
     drawing.path(_best_so_far(result, metric, valued, x, y), "bestline", "best so far")
     ordered = sorted(result.candidates, key=lambda row: kind_of(result, row) == "best")
