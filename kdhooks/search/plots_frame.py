@@ -30,7 +30,7 @@ def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line(x.at(value), y.start, x.at(value), y.end, "grid")
         drawing.text(x.at(value), y.start + 17, text, "tick", anchor="middle")
-    ticks = y.ticks(max(3, int(abs(y.end - y.start) / 42)))
+    ticks = y.ticks(max(3, int(abs(y.end - y.start) / 34)))
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line(x.start, y.at(value), x.end, y.at(value), "grid")
         drawing.text(x.start - 7, y.at(value) + 4, text, "tick", anchor="end")
