@@ -100,6 +100,11 @@ class Participants:
         """The criteria of the run that is under way; none where there is none."""
         return () if self._run is None else self._run.objective.criteria
 
+    def leave_out_own_loss(self) -> None:
+        """The loop does not compute its own loss in the run that is under way, since its weight is 0."""
+        if self._run is not None:
+            self._run.objective.names_own_loss = False
+
     @property
     def backend(self) -> Backend:
         """The framework's side; UsageError until a model is set or the YAML names a framework."""

@@ -7,9 +7,10 @@ built by its first call. TensorFlow's numbers of threads can't be changed once i
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from kdhooks.measurement import (
     asked_metrics,
     batch_of,
     check_inputs,
+    processors,
+    reason_of,
     run_failed,
     seconds_of_runs,
 )
@@ -82,9 +85,13 @@ class _Runs:
 
     def measured(self, asked: Sequence[str]) -> dict[str, Measured]:
         """Those of the metrics for which the model runs."""
-        self._first_call()
         found = {}
-        with _variables_kept(self._model), losses_kept(layers_of(self._model)):
+        with ExitStack() as stack:
+            if is_built(self._model):
+                stack.enter_context(_variables_kept(self._model))
+            self._first_call()
+            stack.enter_context(_variables_kept(self._model))
+            stack.enter_context(losses_kept(layers_of(self._model)))
             if {"latency", "throughput"} & set(asked):
                 found["latency"] = Measured.of(self._seconds())
                 found["throughput"] = found["latency"].rate(self._settings.batch_size)
@@ -137,7 +144,8 @@ class _Runs:
     def _seconds(self) -> list[float]:
         once = self._once()
         once()  # traces
-        return seconds_of_runs(once, warm_up=self._settings.warm_up, repeats=self._settings.repeats)
+        how = {"warm_up": self._settings.warm_up, "repeats": self._settings.repeats}
+        return seconds_of_runs(once, threads=_threads() or processors(), **how)
 
     def _traced(self, batch: Any) -> TracedRun:
         return TracedRun(*self._function(batch))
@@ -160,10 +168,9 @@ class _Runs:
         try:
             return count()
         except Exception as error:  # whatever can't become a graph with constants in place of variables
-            reason = (str(error).strip().splitlines() or [""])[0]
             raise ModelError(
-                f"{metric} of {type(self._model).__name__} can't be measured, since TensorFlow makes no graph with "
-                f"fixed weights of it: {type(error).__name__}: {reason}"
+                f"{metric} of {type(self._model).__name__} can't be measured, since its graph with fixed weights can't "
+                f"be made or looked into: {reason_of(error)}"
             ) from error
 
 
@@ -180,8 +187,15 @@ def _variables_kept(model: Any) -> Iterator[None]:
                 variable.assign(value)
 
 
+def _threads() -> int:
+    """Threads that an operation is shared by; 0 for as many as there are processors."""
+    said: int = tf.config.threading.get_intra_op_parallelism_threads()
+    variable = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    return said or (int(variable) if variable.isdecimal() else 0)
+
+
 def _check_threads(asked: int | None) -> None:
-    used = tf.config.threading.get_intra_op_parallelism_threads()
+    used = _threads()
     if asked is not None and asked != used:
         words = f"{used}" if used else "as many as there are processors"
         raise UsageError(

@@ -29,9 +29,11 @@ class TracedRun:
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
         function = tf.function(forward, autograph=False).get_concrete_function(*specs)
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=True)
+        definition = frozen.graph.as_graph_def()
+        self._functions = {one.signature.name: one for one in definition.library.function}
         self._graph = tf.Graph()
         with self._graph.as_default():
-            tf.import_graph_def(frozen.graph.as_graph_def(), name="")
+            tf.import_graph_def(definition, name="")
         # a tensor that the forward does not look at is no input of the graph
         given = zip(function.inputs, tensors, strict=False)
         names = {operation.name for operation in self._graph.get_operations()}
@@ -40,15 +42,44 @@ class TracedRun:
 
     def macs(self) -> int:
         """Multiply-accumulates of products of matrices, of einsums and of convolutions; see `_FORMULAS`."""
-        steps = self._traced(optimized=False)
+        steps = [step for step in self._traced(optimized=False) if step.output]  # the others were in no branch taken
         shapes = {f"{step.node_name}:{one.slot}": _shape_of(one) for step in steps for one in step.output}
+        ran = {step.node_name for step in steps}
         total = 0
         for step in steps:
             operation = self._operation(step.node_name)
-            formula = None if operation is None else _FORMULAS.get(operation.type)
-            if formula is not None and step.output:
+            if operation is not None and operation.type == "BiasAdd" and operation.inputs[0].op.name not in ran:
+                operation = operation.inputs[0].op  # oneDNN's kernel of a convolution adds the bias by itself
+            if operation is not None:
                 inputs = [_known(one, shapes) for one in operation.inputs]
-                total += formula(operation, inputs, _shape_of(step.output[0]))
+                total += self._macs_of(operation, inputs, _shape_of(step.output[0]))
+        return total
+
+    def _macs_of(self, operation: Any, inputs: Sequence[Shape], output: Shape) -> int:
+        if operation.type in _CALLS:
+            return self._macs_inside(operation.get_attr("f").name, inputs)
+        formula = _FORMULAS.get(operation.type)
+        return 0 if formula is None else formula(operation, inputs, output)
+
+    def _macs_inside(self, function: str, inputs: Sequence[Shape]) -> int:
+        """Of a function that XLA compiles: nothing of it is written down, so its shapes must tell.
+
+        Raises:
+            ValueError: a product of matrices is in a loop or a branch, or the size of one is not known.
+        """
+        from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+
+        body = function_def_to_graph(self._functions[function], [list(shape) for shape in inputs])
+        total = 0
+        for operation in body.get_operations():
+            counts = operation.type in _FORMULAS or operation.type in _CALLS
+            if counts and not all(one.shape.is_fully_defined() for one in operation.inputs):
+                raise ValueError(f"the sizes of {operation.name}, which XLA compiles, are not known before it runs")
+            if counts:
+                shapes = [tuple(one.shape.as_list()) for one in operation.inputs]
+                total += self._macs_of(operation, shapes, tuple(operation.outputs[0].shape.as_list()))
+            elif operation.type in _TURNS:
+                raise ValueError(f"XLA compiles {operation.name}, whose turns can't be counted")
         return total
 
     def peak_bytes(self) -> int:
@@ -160,3 +191,8 @@ _FORMULAS: Mapping[str, Callable[[Any, Sequence[Shape], Shape], int]] = {
     "Conv3DBackpropInputV2": _transposed,
 }
 """Multiply-accumulates by the type of an operation, from the shapes of its inputs and of its first output."""
+
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+"""Functions that are left are those that XLA compiles, as Keras has it do with convolutions in groups."""
+
+_TURNS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")

@@ -43,7 +43,6 @@ def _of_first(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The numbers that the first worker has; others give an array of the same shape."""
     strategy = tf.distribute.get_strategy()
 
-    @tf.function(autograph=False)
     def exchanged() -> Any:
         def mine() -> Any:
             place = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -52,7 +51,7 @@ def _of_first(numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(mine), axis=None)
 
-    found: np.ndarray[Any, Any] = exchanged().numpy()
+    found: np.ndarray[Any, Any] = tf.function(exchanged, autograph=False)().numpy()
     return found
 
 

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from kdhooks.errors import KDHooksError, ModelError
+from kdhooks.measurement.waiting import Waiting, own_seconds, processors
 
 
 def seconds_of_runs(
-    once: Callable[[], object], *, warm_up: int, repeats: int, clock: Callable[[], float] = time.perf_counter
+    once: Callable[[], object],
+    *,
+    warm_up: int,
+    repeats: int,
+    threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """The seconds of each of `repeats` runs, after `warm_up` that don't count.
 
     Python's garbage collector runs before and not in between: its pauses come when other objects of the program call
-    for them.
+    for them. Time in which a processor was asked for and another program had it is taken off, where the system tells.
 
     Args:
         once: one run, which ends when its result is there.
         warm_up: runs that fill caches, choose kernels and compile.
         repeats: runs that are timed.
+        threads: that compute at the same time at most.
         clock: seconds that only grow.
     """
     for _ in range(warm_up):
         once()
     seconds = []
     with without_collection():
+        waiting = Waiting()
         for _ in range(repeats):
-            begun = clock()
+            worked, begun = time.process_time(), clock()
             once()
-            seconds.append(clock() - begun)
+            passed, worked = clock() - begun, time.process_time() - worked
+            seconds.append(own_seconds(passed, worked, waiting.since(), min(threads, processors())))
     return seconds
 
 
@@ -51,11 +61,17 @@ def without_collection() -> Iterator[None]:
 
 def run_failed(model: Any, inputs: Any, error: Exception) -> ModelError:
     """What to raise where a model could not be run on the inputs that it is measured on."""
+    return ModelError(f"{type(model).__name__} can't be measured: it failed on {described(inputs)}: {reason_of(error)}")
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; one of ours as a whole. Keras puts a line of its own and colours around it."""
     if isinstance(error, KDHooksError):
-        reason = str(error)
-    else:
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}".rstrip(": ")
-    return ModelError(f"{type(model).__name__} can't be measured: it failed on {described(inputs)}: {reason}")
+        return str(error)
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        lines = lines[1:]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def described(inputs: Any) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kdhooks.search.scheduler import Scheduler
     from kdhooks.search.stages import FlashDistillation, RegularDistillation
     from kdhooks.search.trainer import Trainer
+    from kdhooks.search.trainer_mixin import TrainerMixin
 
 _WHERE = {
     "AutoDistillation": "auto",
@@ -27,6 +28,7 @@ _WHERE = {
     "Scheduler": "scheduler",
     "SearchResult": "result",
     "Trainer": "trainer",
+    "TrainerMixin": "trainer_mixin",
     "measure": "measured",
 }
 
@@ -39,6 +41,7 @@ __all__ = [
     "Scheduler",
     "SearchResult",
     "Trainer",
+    "TrainerMixin",
     "measure",
 ]
 

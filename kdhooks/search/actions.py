@@ -15,6 +15,7 @@ from kdhooks.backend import Backend, backend_of, framework_of, load_backend
 from kdhooks.config.search_settings import MEASURED, AutoDistillationSettings
 from kdhooks.criterion import teachers_by_name
 from kdhooks.errors import UsageError
+from kdhooks.search.attention import attention_shown
 from kdhooks.search.evaluating import Evaluating
 from kdhooks.search.measured import inputs_for
 from kdhooks.search.returned import metrics_of
@@ -73,7 +74,8 @@ class CandidateActions:
     def train(self, model: Any, proposal: Proposal, report: Report) -> tuple[Any, Stages]:
         """The trained model, and what its stages did."""
         if self._agent.train_func is None:
-            return self._training(model, proposal.seed, self._key(proposal.arch), report)
+            with attention_shown(self._settings, (model, *teachers_by_name(self._agent.teacher_model).values())):
+                return self._training(model, proposal.seed, self._key(proposal.arch), report)
         with self._agent.reporting(report):
             returned = self._agent.train_func(model)
         if returned is None:

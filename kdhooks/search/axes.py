@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 from kdhooks.config.search_settings import Choices, Dimension, Range
 
@@ -115,7 +115,7 @@ class Interval(Axis):
 
     def position(self, value: object) -> int:
         """0 for a number between low and high; ValueError for anything else."""
-        if not _is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
+        if not _is_number(value) or not self.low <= value <= self.high:
             raise ValueError(value)
         return 0
 
@@ -200,16 +200,17 @@ def _values(dimension: Dimension) -> Sequence[Any]:
 
 def _position(values: Sequence[Any], value: object) -> int:
     if isinstance(values, (range, _Steps)):
-        if not _is_number(value) or value != value or (isinstance(values, range) and value % 1):  # type: ignore[operator]
+        if not _is_number(value) or value != value or (isinstance(values, range) and value % 1):
             raise ValueError(value)
-        return values.index(int(value) if isinstance(values, range) else value)  # type: ignore[call-overload]
+        return values.index(int(value) if isinstance(values, range) else value)
     for place, known in enumerate(values):
         if same(known, value):
             return place
     raise ValueError(value)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number, also one of NumPy's."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

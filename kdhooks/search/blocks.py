@@ -60,7 +60,8 @@ class BlockBank:
         """The weights of a block by name; None where nobody else has written it, or its file is damaged."""
         path = self._path(key)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened:  # NumPy leaves a damaged file open
+                file = np.load(opened, allow_pickle=False)
                 note = json.loads(bytes(file[_NOTE]).decode())
                 if note["version"] != _VERSION or note["writer"] == self.writer != "":
                     return None

@@ -20,6 +20,7 @@ from kdhooks.search.records import candidate_of, record_of
 from kdhooks.search.workers import shown
 
 _PATIENCE = 120.0  # seconds for which a storage may be away: a server's restart must not cost a training
+_FIRST_WAIT = 0.1
 _RUNG = "completed_rung_"  # Optuna's notes on a trial of successive halving
 
 Result = TypeVar("Result")
@@ -81,12 +82,12 @@ class Book:
 
     def entries(self) -> list[Entry]:
         """All tickets that are ours, in their order."""
-        trials = _patiently(lambda: self.storage.get_all_trials(self.study_id, deepcopy=False))
+        trials = _patiently(self.storage.get_all_trials, self.study_id, deepcopy=False)
         return [_entry(trial) for trial in trials if "worker" in trial.user_attrs]
 
     def entry(self, trial_id: int) -> Entry:
         """One ticket of ours."""
-        return _entry(_patiently(lambda: self.storage.get_trial(trial_id)))
+        return _entry(_patiently(self.storage.get_trial, trial_id))
 
     def take_ticket(self, worker: Mapping[str, Any]) -> Entry:
         """A new ticket; its worker stands on it from the beginning, so it can be seen to die."""
@@ -94,7 +95,7 @@ class Book:
 
         attributes = {"worker": dict(worker), "beat": 0}
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        trial_id = _patiently(lambda: self.storage.create_new_trial(self.study_id, template))
+        trial_id = _patiently(self.storage.create_new_trial, self.study_id, template)
         return self.entry(trial_id)
 
     def give_sign(self, trial_id: int, beat: int) -> None:
@@ -107,22 +108,22 @@ class Book:
     def claim(self, trial_id: int, number: int, arch: Mapping[str, Any]) -> None:
         """Say which candidate a ticket is for; one entry, so it is there as a whole or not at all."""
         claim = {"number": number, "arch": dict(arch)}
-        _patiently(lambda: self.storage.set_trial_user_attr(trial_id, "claim", claim))
+        _patiently(self.storage.set_trial_user_attr, trial_id, "claim", claim)
 
     def show(self, trial_id: int, values: Mapping[str, tuple[Any, Any]]) -> None:
         """Set parameters, each a value and Optuna's distribution, for those who look at the study."""
         for name, (value, distribution) in values.items():
             inner = distribution.to_internal_repr(value)
-            _patiently(lambda n=name, i=inner, d=distribution: self.storage.set_trial_param(trial_id, n, i, d))
+            _patiently(self.storage.set_trial_param, trial_id, name, inner, distribution)
 
     def score(self, trial_id: int, step: int, score: float) -> None:
         """A score of a candidate in training."""
-        _patiently(lambda: self.storage.set_trial_intermediate_value(trial_id, step, score))
+        _patiently(self.storage.set_trial_intermediate_value, trial_id, step, score)
 
     def note_rungs(self, trial_id: int, rungs: Mapping[str, Any]) -> None:
         """What successive halving has to remember."""
         for name, value in rungs.items():
-            _patiently(lambda n=name, v=value: self.storage.set_trial_system_attr(trial_id, n, v))
+            _patiently(self.storage.set_trial_system_attr, trial_id, name, value)
 
     def finish(self, trial_id: int, candidate: Candidate, values: Sequence[float] | None) -> bool:
         """Write the record of a candidate and end its trial; False where it was ended by others meanwhile."""
@@ -130,10 +131,10 @@ class Book:
 
         record = record_of(candidate)
         try:
-            _patiently(lambda: self.storage.set_trial_user_attr(trial_id, "candidate", record))
-            _patiently(lambda: self.storage.set_trial_state_values(trial_id, _state(record), values))
+            _patiently(self.storage.set_trial_user_attr, trial_id, "candidate", record)
+            _patiently(self.storage.set_trial_state_values, trial_id, _state(record), values)
         except UpdateFinishedTrialError:
-            return self.storage.get_trial(trial_id).user_attrs.get("candidate") == record
+            return self.entry(trial_id).record == record
         return True
 
     def release(self, trial_id: int) -> None:
@@ -141,7 +142,7 @@ class Book:
         from optuna.exceptions import UpdateFinishedTrialError
 
         with suppress(UpdateFinishedTrialError):
-            _patiently(lambda: self.storage.set_trial_user_attr(trial_id, "released", True))
+            _patiently(self.storage.set_trial_user_attr, trial_id, "released", True)
 
     def end(self, entry: Entry, values: Sequence[float] | None = None) -> None:
         """End the trial of a ticket without a worker; what its worker had recorded counts."""
@@ -149,7 +150,7 @@ class Book:
 
         state = _state(entry.record)
         with suppress(UpdateFinishedTrialError):  # another worker was quicker, or its own is not dead after all
-            _patiently(lambda: self.storage.set_trial_state_values(entry.trial_id, state, values))
+            _patiently(self.storage.set_trial_state_values, entry.trial_id, state, values)
 
 
 def _state(record: Mapping[str, Any] | None) -> Any:
@@ -178,19 +179,26 @@ def _entry(trial: Any) -> Entry:
     )
 
 
-def _patiently(action: Callable[[], Result]) -> Result:
+def _patiently(action: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
     """What an action on the storage returns; while the storage is away it is tried again."""
-    from optuna.exceptions import StorageInternalError
-
-    end, wait = time.monotonic() + _PATIENCE, 0.1
+    end, wait = time.monotonic() + _PATIENCE, _FIRST_WAIT
     while True:
         try:
-            return action()
-        except StorageInternalError as error:
-            if time.monotonic() > end:
+            return action(*arguments, **options)
+        except Exception as error:
+            if not _may_come_back(error) or time.monotonic() > end:
                 raise
-            cause = getattr(error.__cause__, "orig", None) or error
-            if wait == 0.1:
+            if wait == _FIRST_WAIT:
+                cause = getattr(error.__cause__, "orig", None) or error
                 logger.warning("the study's storage does not answer (%s); trying again", type(cause).__name__)
         time.sleep(wait)
         wait = min(2 * wait, 5.0)
+
+
+def _may_come_back(error: Exception) -> bool:
+    """Whether it is the storage that is at fault: a database, a disk or a network."""
+    from optuna.exceptions import StorageInternalError
+
+    code = getattr(error, "code", None)  # of gRPC's errors
+    is_away = callable(code) and getattr(code(), "name", "") == "UNAVAILABLE"
+    return is_away or isinstance(error, (StorageInternalError, OSError))

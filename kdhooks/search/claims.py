@@ -50,7 +50,10 @@ class Claims:
         wait = 0.005
         while True:
             entries = self.entries()
-            if not any(each.running and each.number is None and each.ticket < mine.ticket for each in entries):
+            before = [each for each in entries if each.running and each.number is None and each.ticket < mine.ticket]
+            for each in filter(self.is_mine, before):  # taken by a call whose answer was lost
+                self.end(each)
+            if not before:
                 return entries
             time.sleep(wait)
             wait = min(1.5 * wait, 0.25)

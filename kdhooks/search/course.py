@@ -107,7 +107,7 @@ class Course:
         del self._open[self.space.key(proposal.arch)]
         self._known.append(candidate)
         if together.leads:
-            self.weights.remove_beaten(self.candidates)
+            self.weights.remove_beaten(self.study.candidates())
         logger.info("%s", line_of(candidate, self._settings))
         self._end_where_all_fail(candidate)
         return candidate

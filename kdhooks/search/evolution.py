@@ -7,6 +7,7 @@ on one value. Parameters without an order are drawn by chance, since a distribut
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -45,29 +46,33 @@ def evolve(space: Space, settings: SearchSettings, history: Sequence[Told], seed
         optimizer.tell([(_point(searched, each), _cost(settings, each)) for each in later[begin : begin + size]])
     optimizer.reseed_rng(seed)
     point, _ = optimizer.ask()
-    for each, coordinate in zip(searched, point, strict=True):
-        code[each.name] = each.encode(each.nearest(float(coordinate)))
+    for each, coordinate in zip(searched, point, strict=False):
+        if math.isfinite(coordinate):  # a distribution that has shrunk to a point may give none
+            code[each.name] = each.encode(each.nearest(float(coordinate)))
     return code
 
 
 def _optimizer(searched: Sequence[Axis], start: Sequence[Told], settings: SearchSettings) -> Any:
     from cmaes import CMAwM
 
-    mean = np.full(len(searched), 0.5)
+    mean = np.full(max(2, len(searched)), 0.5)
     if start:
         mean = _point(searched, min(start, key=lambda each: _cost(settings, each)))
-    steps = np.array([0.0 if _is_smooth(each) else 1 / (len(each.values) - 1) for each in searched])
-    bounds = np.tile(np.array([0.0, 1.0]), (len(searched), 1))
+    steps = np.zeros(len(mean))
+    for place, each in enumerate(searched):
+        if not each.continuous and not each.logarithmic:
+            steps[place] = 1 / (len(each.values) - 1)
+    bounds = np.tile(np.array([0.0, 1.0]), (len(mean), 1))
     return CMAwM(mean=mean, sigma=_SIGMA, bounds=bounds, steps=steps, seed=0)
 
 
-def _is_smooth(each: Axis) -> bool:
-    return each.continuous or each.logarithmic
-
-
 def _point(searched: Sequence[Axis], each: Told) -> NDArray[np.float64]:
-    """A candidate between 0 and 1 on each axis: whole numbers by their ranks."""
-    return np.array([axis.place(axis.decode(each.code[axis.name])) for axis in searched], dtype=np.float64)
+    """A candidate between 0 and 1 on each axis: whole numbers by their ranks.
+
+    A second axis stands beside a single one, since CMA-ES needs two; nothing depends on it.
+    """
+    places = [axis.place(axis.decode(each.code[axis.name])) for axis in searched]
+    return np.array([*places, 0.5][: max(2, len(places))], dtype=np.float64)
 
 
 def _cost(settings: SearchSettings, each: Told) -> float:

@@ -15,10 +15,11 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+fcntl: Any
 try:
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:  # on Windows
+    fcntl = None
 
 _BEGIN = b'{"op_code":'  # of every line
 
@@ -38,7 +39,8 @@ class Journal(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(str(path), SystemLock(path))  # type: ignore[no-untyped-call, unused-ignore]
+        lock: Any = SystemLock(path)  # Optuna's base class of locks is not public
+        super().__init__(str(path), lock)
         with path.open("rb") as file:
             begin = file.read(len(_BEGIN))
         if begin != _BEGIN[: len(begin)]:

@@ -60,6 +60,9 @@ def open_book(
         # New, or its maker died before this line. Whoever comes at the same time writes the same, or sees below.
         storage.set_study_user_attr(study_id, _KEY, dict(described))
         found = storage.get_study_user_attrs(study_id).get(_KEY)
+    if _differs_in_training(found, described) and not _has_records(storage, study_id):
+        storage.set_study_user_attr(study_id, _KEY, dict(described))  # a mistake was mended before anything was trained
+        found = described
     difference = _difference(found, described)
     if difference:
         key = "study_name" if conf.has("auto_distillation.search.study_name") else "storage"
@@ -67,6 +70,15 @@ def open_book(
         advice = "Write another study_name for a new study"
         raise conf.problem(f"auto_distillation.search.{key}", message, advice)
     return Book(storage, study_id)
+
+
+def _differs_in_training(found: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> bool:
+    """Whether two searches are the same but for how candidates are trained."""
+    return found is not None and found != mine and {**found, "identity": mine["identity"]} == mine
+
+
+def _has_records(storage: Any, study_id: int) -> bool:
+    return any("candidate" in trial.user_attrs for trial in storage.get_all_trials(study_id, deepcopy=False))
 
 
 def _difference(found: Mapping[str, Any] | None, mine: Mapping[str, Any]) -> str:

@@ -64,8 +64,9 @@ def is_hopeless(
     """
     import optuna
     from optuna.storages import InMemoryStorage
+    from optuna.study import StudyDirection
 
-    direction = "maximize" if higher_is_better else "minimize"
+    direction = StudyDirection.MAXIMIZE if higher_is_better else StudyDirection.MINIMIZE
     by_number = {each.number: each for each in courses}
     with quiet():
         rule = _rule(pruner)

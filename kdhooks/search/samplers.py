@@ -52,9 +52,10 @@ def ask(space: Space, settings: SearchSettings, history: Sequence[Told], seed: i
         sampler: is asked in place of that of the settings; None is that one.
     """
     import optuna
+    from optuna.study import StudyDirection
 
     distributions = {name: each.distribution() for name, each in space.axes.items()}
-    directions = ["maximize" if higher else "minimize" for higher in settings.higher_is_better]
+    directions = [StudyDirection.MAXIMIZE if up else StudyDirection.MINIMIZE for up in settings.higher_is_better]
     with quiet():
         study = optuna.create_study(
             storage=optuna.storages.InMemoryStorage(),

@@ -18,7 +18,6 @@ from kdhooks.config.search_settings import Dimension, Relation
 from kdhooks.errors import UsageError
 from kdhooks.names import did_you_mean
 from kdhooks.search.axes import Axis, axis, same
-from kdhooks.search.relations import Law
 
 COUNTED = 10**6
 """A space with more architectures is not counted."""
@@ -62,8 +61,7 @@ class Space:
             if not len(each.values):
                 raise UsageError(f"the search space has no value for {each.name!r}")
         self._order = _by_condition(self.axes)
-        self._laws = [Law(relation) for relation in self.relations]
-        self._due = self._laws_by_parameter()
+        self._due = self._relations_by_parameter()
         self._least = 0  # so many architectures there are at least
         self._size: int | None = None  # where they were counted to the end
 
@@ -119,14 +117,14 @@ class Space:
                 raise UsageError(f"{_shown(arch)} lacks the parameter {each.name!r}")
             else:
                 spelled[each.name] = self._spelled(each, arch[each.name])
-        for law in self._laws:
-            if not law.kept_by(spelled):
-                raise UsageError(f"{_shown(arch)} breaks the relation {law.text!r}")
+        for relation in self.relations:
+            if not relation.holds(spelled):
+                raise UsageError(f"{_shown(arch)} breaks the relation {relation.text!r}")
         return self._sorted(spelled)
 
     def keeps_relations(self, arch: Mapping[str, Any]) -> bool:
         """Whether an architecture breaks none of the relations."""
-        return all(law.kept_by(arch) for law in self._laws)
+        return all(relation.holds(arch) for relation in self.relations)
 
     def encode(self, arch: Mapping[str, Any]) -> Code:
         """How algorithms see an architecture."""
@@ -171,7 +169,7 @@ class Space:
         """Count the architectures, at least until there are more than `most`."""
         if self.continuous:
             self._least = COUNTED + 1
-        elif not self._laws and not any(each.when for each in self.axes.values()):
+        elif not self.relations and not any(each.when for each in self.axes.values()):
             self._size = math.prod(len(each.values) for each in self.axes.values())
         else:
             found = 0
@@ -193,23 +191,24 @@ class Space:
             return
         for value in each.values:
             longer = {**arch, each.name: value}
-            if all(law.kept_by(longer) for law in self._due[each.name]):
+            if all(relation.holds(longer) for relation in self._due[each.name]):
                 yield from self._extend(longer, depth + 1)
             else:
                 yield None
 
-    def _laws_by_parameter(self) -> Mapping[str, Sequence[Law]]:
+    def _relations_by_parameter(self) -> Mapping[str, Sequence[Relation]]:
         """The relations that can be judged once a parameter has its value: the last one that they speak of."""
-        due: dict[str, list[Law]] = {name: [] for name in self.names}
-        for law in self._laws:
-            for name in law.names:
+        due: dict[str, list[Relation]] = {name: [] for name in self.names}
+        for relation in self.relations:
+            names, text = relation.names, relation.text
+            for name in names:
                 if name not in self.axes:
                     advice = did_you_mean(name, self.names, what="Its parameters")
-                    raise UsageError(f"the relation {law.text!r} speaks of {name!r}, which is not searched. {advice}")
-                if isinstance(self.axes[name].values, tuple) and not self.axes[name].ordered:
-                    raise UsageError(f"the relation {law.text!r} counts with {name!r}, whose values are no numbers")
-            last = [each.name for each in self._order if each.name in law.names][-1:]
-            due[last[0] if last else self._order[0].name].append(law)
+                    raise UsageError(f"the relation {text!r} speaks of {name!r}, which is not searched. {advice}")
+                if not self.axes[name].ordered:
+                    raise UsageError(f"the relation {text!r} counts with {name!r}, whose values are no numbers")
+            last = [each.name for each in self._order if each.name in names][-1:]
+            due[last[0] if last else self._order[0].name].append(relation)
         return due
 
     def _has(self, arch: Mapping[str, Any], each: Axis) -> bool:

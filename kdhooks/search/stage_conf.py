@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import Named, Settings, TrainSettings
@@ -92,7 +93,7 @@ class Stage:
         tuning = replace(
             given.tuning, resume=False, tensorboard=False, random_seed=None if seed is None else self._seed(seed)
         )
-        left_out = dict.fromkeys(_LEFT_OUT)
+        left_out: dict[str, Any] = dict.fromkeys(_LEFT_OUT)
         distillation = replace(given.distillation, train=train)
         return StageConf(
             self.conf, replace(given, distillation=distillation, tuning=tuning, **left_out), self._place_of

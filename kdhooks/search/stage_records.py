@@ -69,10 +69,3 @@ def described(record: Mapping[str, Any], stages: int) -> str:
         f"{record['kind']} distillation, stage {record['stage'] + 1} of {stages}{block}{shared}: {record['steps']} "
         f"steps in {record['seconds']:.1f} s, {losses}"
     )
-
-
-def last_losses(distiller: Any) -> dict[str, float]:
-    """The last epoch's mean losses; the loop's own only where it counts."""
-    criterion: Any = distiller.summed_criteria()[0]
-    left_out = "" if criterion.looks_at_output else criterion.student_label
-    return {name: value for name, value in distiller.history[-1]["losses"].items() if name != left_out}

@@ -25,7 +25,7 @@ from kdhooks.search.forms import as_configuration
 from kdhooks.search.stage_conf import Stage
 from kdhooks.search.stage_data import training_data
 from kdhooks.search.stage_layers import check_layers
-from kdhooks.search.stage_records import EpochEnd, Watch, described, last_losses, lengths
+from kdhooks.search.stage_records import EpochEnd, Watch, described, lengths
 
 Conf = str | Path | Mapping[str, Any] | DistillationConf
 
@@ -161,7 +161,7 @@ class StagedDistillation:
             with nullcontext() if seed is None else backend.seeded_data(data, seed):
                 distiller.fit()
         self._choices, self._student_choice = distiller.choices, distiller.student_choice
-        losses = last_losses(distiller)
+        losses = dict(distiller.history[-1]["losses"])
         if bank is not None and key is not None:
             bank.keep(key, backend.block(student, block).arrays(), {"losses": losses})
         said = {"kind": self.kind, "stage": stage.number, "block": block, "trained": trained, "shared": shared}
@@ -185,7 +185,8 @@ class StagedDistillation:
     def _epochs(self, stage: Stage) -> int:
         """The number of a stage's first epoch: the order of the data goes on where the stage before it ended."""
         before = [] if self._before is None else self._before.history
-        return stage.train.start_epoch + sum(record["epochs"] for record in (*before, *self.history))
+        done: int = sum(record["epochs"] for record in (*before, *self.history))
+        return stage.train.start_epoch + done
 
     def _adopt(self, distiller: Distillation) -> None:
         """Run the teacher as the stage before did, where that was found out by timing."""
@@ -223,7 +224,7 @@ class StagedDistillation:
             finally:
                 backend.set_rng_state(before)
         if self.on_epoch_end is not None:
-            losses = last_losses(distiller)
+            losses = dict(distiller.history[-1]["losses"])
             event = (self.kind, stage.number, stage.settings.block, epoch, steps, losses, metrics, score)
             self.on_epoch_end(EpochEnd(*event))
 

@@ -58,7 +58,8 @@ class Together:
         except KDHooksError as error:
             self.shared({"error": str(error)})
             raise
-        return self.shared({"value": value})["value"]
+        self.shared({"value": value})
+        return value
 
     def _followed(self) -> Any:
         found: Any = self.shared({})

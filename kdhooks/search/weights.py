@@ -13,7 +13,7 @@ from typing import Any
 
 from kdhooks.backend import backend_of
 from kdhooks.config.search_settings import SearchSettings
-from kdhooks.errors import DataError
+from kdhooks.errors import KDHooksError, told
 from kdhooks.messages import logger
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import pareto_set
@@ -45,8 +45,9 @@ class Weights:
         path = self.folder / f"{candidate.number}{SUFFIXES[backend.name]}"
         try:
             backend.write_weights(model, path)
-        except DataError as error:
-            logger.warning("candidate %d is recorded without its weights: %s", candidate.number, error)
+        except Exception as error:  # whatever a framework makes of a full disk; the candidate is worth more
+            reason = str(error) if isinstance(error, KDHooksError) else told(error)
+            logger.warning("candidate %d is recorded without its weights: %s", candidate.number, reason)
             return None
         return str(path)
 

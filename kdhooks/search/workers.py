@@ -70,7 +70,7 @@ class Watch:
         if last != beat:
             self._seen[trial_id] = (beat, self._clock())
             return False
-        return self._clock() - since > _MISSED * worker["heartbeat"]
+        return self._clock() - since > _MISSED * float(worker["heartbeat"])
 
 
 class Heart:

@@ -9,6 +9,7 @@ kernels, ``nn.Bilinear``, FFTs, products of sparse matrices) is not seen.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -30,8 +31,11 @@ def count_macs(model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> in
         kwargs: keyword arguments.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with torch.no_grad(), attention_by_parts(), torch.compiler.set_stance("force_eager"), counter:
-        model(*args, **kwargs)
+    with torch.no_grad(), attention_by_parts(), torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        # the counter's own hooks: they only follow which module is under way
+        warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        with counter:
+            model(*args, **kwargs)
     return int(counter.get_total_flops()) // 2
 
 

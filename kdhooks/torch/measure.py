@@ -103,14 +103,17 @@ class _Runs:
             raise run_failed(self._model, self._kwargs or self._args, error) from error
         found = {}
         if {"latency", "throughput"} & set(asked):
-            times = seconds_of_runs(self._once, warm_up=self._settings.warm_up, repeats=self._settings.repeats)
-            found["latency"] = Measured.of(times)
+            found["latency"] = Measured.of(self._seconds())
             found["throughput"] = found["latency"].rate(self._settings.batch_size)
         if "macs" in asked:
             found["macs"] = Measured.exact(self._macs())
         if "peak_memory" in asked:
             found["peak_memory"] = Measured.exact(peak_bytes(self._forward, self._devices))
         return found
+
+    def _seconds(self) -> list[float]:
+        how = {"warm_up": self._settings.warm_up, "repeats": self._settings.repeats}
+        return seconds_of_runs(self._once, threads=torch.get_num_threads(), **how)
 
     def _once(self) -> None:
         """A forward, and its result is there."""

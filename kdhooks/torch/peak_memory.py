@@ -8,7 +8,9 @@ says nothing, since freed blocks stay in it. On CUDA the allocator keeps the pea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -49,14 +51,25 @@ def _on_cuda(once: Callable[[], object], devices: Iterable[torch.device]) -> int
 
 
 def _on_cpu(once: Callable[[], object]) -> int:
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            once()
-    except RuntimeError as error:
-        if "rofiler" not in str(error):
-            raise
-        raise UsageError("peak_memory needs torch's profiler, which can't run twice at once: end the other") from None
+    if torch.autograd._profiler_enabled():  # which would be ended with ours
+        raise UsageError("peak_memory needs torch's profiler, which can't run twice at once: end the other one first")
+    with _without_notices(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        once()
     return peak_of((event.start_ns(), event.nbytes()) for event in _events(profiler) if event.name() == "[memory]")
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """The profiler says on stderr when it begins and ends, unless its first use in a process finds this variable."""
+    name = "KINETO_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "6"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _events(profiler: Any) -> Any:

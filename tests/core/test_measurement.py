@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +24,14 @@ from kdhooks.measurement import (
     asked_metrics,
     batch_of,
     check_inputs,
+    processors,
     rows_in,
     run_failed,
     seconds_of_runs,
     shown,
+    waiting,
 )
+from kdhooks.measurement.waiting import own_seconds
 
 
 def test_every_metric_that_settings_know_is_defined_once() -> None:
@@ -158,6 +165,42 @@ def test_delays_of_a_busy_machine_do_not_move_the_median() -> None:
     assert Measured.of(noisy.times()).high >= 0.25
 
 
+def test_waiting_for_a_processor_is_taken_off_as_far_as_it_can_be() -> None:
+    assert own_seconds(0.05, 0.01, 0.03, 1) == pytest.approx(0.02)  # the rest was the model's own waiting
+    assert own_seconds(0.05, 0.01, 0.08, 1) == 0.01  # two threads waited at once
+    assert own_seconds(0.05, 0.04, 0.05, 2) == 0.02
+    assert own_seconds(0.05, 0.09, 0.0, 2) == 0.05
+    assert own_seconds(0.05, 0.09, 0.0, 1) == 0.05  # more threads than were said
+
+
+def test_a_run_beside_other_programs_takes_as_long_as_alone() -> None:
+    def work() -> None:
+        begun = time.process_time()
+        while time.process_time() - begun < 0.02:
+            pass
+
+    spin = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(2 * processors())]
+    try:
+        time.sleep(0.3)
+        found = Measured.of(seconds_of_runs(work, warm_up=1, repeats=15))
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert found.value >= 0.02
+    assert found.value < 0.03 or not Path("/proc/self/schedstat").exists()  # where the system does not tell
+
+
+def test_where_the_system_does_not_tell_nothing_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_THREADS", Path("nowhere"))
+    asked = waiting.Waiting()
+    time.sleep(0.01)
+    assert asked.since() == 0.0
+    monkeypatch.setattr(waiting, "_resource", None)
+    assert waiting.Waiting().since() == 0.0
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_garbage_collector_waits_and_is_as_before(enabled: bool) -> None:
     seen = []
@@ -179,6 +222,11 @@ def test_the_garbage_collector_waits_and_is_as_before(enabled: bool) -> None:
         (np.zeros((1, 3)), ValueError("too few\nlines"), "it failed on an input [1, 3]: ValueError: too few"),
         ((np.zeros(2), 4), KeyError("x"), "it failed on inputs [2], int: KeyError: 'x'"),
         ({"x": np.zeros((2, 1))}, RuntimeError(), "it failed on inputs x [2, 1]: RuntimeError"),
+        (
+            4,
+            ValueError("Exception encountered when calling X.\n\n\x1b[1mIt is bad\x1b[0m\nx"),
+            "it failed on an input int: ValueError: It is bad",
+        ),
         (None, UsageError("not like this"), "it failed on an input NoneType: not like this"),
     ],
 )

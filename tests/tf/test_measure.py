@@ -23,6 +23,8 @@ from kdhooks_tf import generators
 from kdhooks_tf.backend import BACKEND
 from kdhooks_tf.weights import write_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 
 def sequence(*parts: Any, shape: tuple[int | None, ...]) -> Any:
     return keras.Sequential([keras.Input(shape), *parts])
@@ -67,7 +69,7 @@ def test_what_is_learned_counts_once_and_statistics_do_not() -> None:
         (lambda: layers.Conv3D(3, 2), (4, 4, 4, 2), 3 * 2 * 8 * 27),
         (lambda: layers.Conv2DTranspose(6, 3, strides=2), (5, 5, 4), 4 * 6 * 9 * 25),
         (lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, 5)), (3, 4), 60),
-        (lambda: layers.EinsumDense("...c,cd->...d", output_shape=(None, 5)), (3, 4), 60),
+        (lambda: layers.EinsumDense("...c,cd->...d", output_shape=5), (3, 4), 60),
         (lambda: layers.LSTM(16), (5, 8), 5 * 4 * 16 * (8 + 16)),
         (lambda: layers.LSTM(16, unroll=True, return_sequences=True), (5, 8), 5 * 4 * 16 * (8 + 16)),
         (lambda: layers.GRU(16), (5, 8), 5 * 3 * 16 * (8 + 16)),
@@ -90,6 +92,22 @@ def test_sizes_that_the_model_leaves_open_are_those_of_the_inputs() -> None:
     for length in (5, 9):
         expected = (length - 2) * (4 * 2 * 3 + 4 * 6 * (4 + 6))
         assert value(model, np.zeros((1, length, 2), np.float32), "macs") == expected
+
+
+def test_turns_of_a_loop_that_xla_compiles_can_not_be_counted() -> None:
+    class Turns(keras.Model):
+        def build(self, shape: Any) -> None:
+            self.kernel = self.add_weight(shape=(4, 4))
+
+        def call(self, x: Any) -> Any:
+            loop = tf.function(
+                lambda x, kernel: tf.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x @ kernel), (0, x))[1],
+                jit_compile=True,
+            )
+            return loop(x, tf.convert_to_tensor(self.kernel))
+
+    with pytest.raises(ModelError, match=r"^macs of Turns can't be measured.* XLA compiles \w+, whose turns can't be "):
+        measure(Turns(), np.zeros((1, 4), np.float32), ["macs"])
 
 
 def test_the_branch_that_is_taken_counts_and_every_turn_of_a_loop() -> None:
@@ -124,7 +142,7 @@ def test_a_convolutional_network_against_tensorflows_own_count() -> None:
     function = tf.function(lambda x: model(x, training=False)).get_concrete_function(tf.TensorSpec((1, 16, 16, 3)))
     graph = convert_variables_to_constants_v2(function).graph
     statistics = [
-        tf.compat.v1.get_default_graph() and _flops(graph, operation)
+        _flops(graph, operation)
         for operation in graph.get_operations()
         if operation.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul")
     ]
@@ -253,23 +271,26 @@ def test_what_can_not_become_a_graph_is_said() -> None:
             return x * float(tf.reduce_sum(x))  # no number in a graph
 
     assert value(Eager(), np.zeros((1, 2), np.float32), "macs") == 0
-    with pytest.raises(
-        ModelError, match=r"^macs of Never can't be measured, since TensorFlow makes no graph with fixed "
-    ):
+    with pytest.raises(ModelError, match=r"^macs of Never can't be measured, since its graph with fixed weights "):
         measure(Never(), np.zeros((1, 2), np.float32), ["macs"])
 
 
-def test_threads_can_only_be_what_they_are() -> None:
-    used = tf.config.threading.get_intra_op_parallelism_threads()
-    if used:
-        measure(sequence(layers.Dense(1), shape=(2,)), None, ["parameters"], threads=used)
+def test_threads_can_only_be_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "2")
+    model = sequence(layers.Dense(1), shape=(2,))
+    measure(model, None, ["parameters"], threads=2)
     with pytest.raises(UsageError) as caught:
-        measure(sequence(layers.Dense(1), shape=(2,)), None, ["parameters"], threads=used + 3)
-    words = f"{used}" if used else "as many as there are processors"
-    assert str(caught.value) == (
-        f"measure.threads is {used + 3}, and TensorFlow works with {words}, which can't be changed any more: call "
-        f"tf.config.threading.set_intra_op_parallelism_threads({used + 3}) when the program begins"
+        measure(model, None, ["parameters"], threads=4)
+    advice = (
+        "which can't be changed any more: call tf.config.threading.set_intra_op_parallelism_threads(4) when the "
+        "program begins"
     )
+    assert str(caught.value) == f"measure.threads is 4, and TensorFlow works with 2, {advice}"
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS")
+    with pytest.raises(UsageError) as caught:
+        measure(model, None, ["parameters"], threads=4)
+    words = "as many as there are processors"
+    assert str(caught.value) == f"measure.threads is 4, and TensorFlow works with {words}, {advice}"
 
 
 def test_twice_the_depth_takes_twice_as_long() -> None:

@@ -67,7 +67,7 @@ def test_twice_the_depth_takes_twice_as_long() -> None:
     for _ in range(3):  # other work on the machine changes one of them at most
         short, long = (value(deep(layers), x, "latency", batch_size=64) for layers in (4, 8))
         ratios.append(long / short)
-    assert 1.5 < sorted(ratios)[1] < 2.7
+    assert 1.4 < sorted(ratios)[1] < 2.8
     assert value(deep(8), x, "macs") == 2 * value(deep(4), x, "macs")
 
 
@@ -139,9 +139,12 @@ def test_temporaries_inside_of_an_operation_count() -> None:
 
 
 def test_a_profiler_that_runs_already_is_in_the_way() -> None:
-    with profile(), pytest.raises(UsageError) as caught:
+    with profile() as outer, pytest.raises(UsageError) as caught:
         value(nn.Linear(2, 2), torch.zeros(1, 2), "peak_memory")
-    assert str(caught.value) == "peak_memory needs torch's profiler, which can't run twice at once: end the other"
+    assert str(caught.value) == (
+        "peak_memory needs torch's profiler, which can't run twice at once: end the other one first"
+    )
+    assert len(outer.events())
 
 
 # ---- inputs --------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Recurrent(nn.Module):
         return self.layer(x)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_an_lstm_with_a_projection() -> None:
     layer = nn.LSTM(8, 16, proj_size=4, batch_first=True)
     assert macs(layer, torch.zeros(1, 5, 8)) == 5 * (4 * 16 * (8 + 4) + 16 * 4)

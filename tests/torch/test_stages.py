@@ -249,23 +249,23 @@ def failing(folder: Path, old: str, new: str) -> str:
 
 def test_errors_of_stages_point_at_the_users_line(tmp_path: Path) -> None:
     section = "auto_distillation.flash_distillation"
-    assert failing(tmp_path, "block_names: [blocks.0, blocks.1]", "block_names: [blocks.0, blocks.9]") == (
+    assert failing(tmp_path, "block_names: [blocks.0, blocks.1]", "block_names: [blocks.0, bloks.1]") == (
         f"""\
-auto.yaml:4:29: {section}.block_names[1]: student Deep has no layer 'blocks.9'
-  4 |     block_names: [blocks.0, blocks.9]
-    |                             ^^^^^^^^
-  Did you mean 'blocks.0'? All layers: kdhooks layers MODEL"""
+auto.yaml:4:29: {section}.block_names[1]: student Deep has no layer 'bloks.1'
+  4 |     block_names: [blocks.0, bloks.1]
+    |                             ^^^^^^^
+  Did you mean 'blocks.1'? All layers: kdhooks layers MODEL"""
     )
-    assert failing(tmp_path, "[blocks.1, blocks.2]", "[blocks.1, blocks.7]") == (
+    assert failing(tmp_path, "[blocks.1, blocks.2]", "[blocks.1, bloks.2]") == (
         f"""\
-auto.yaml:7:21: {section}.layer_mappings_for_knowledge_transfer[1][0][1]: teacher Deep has no layer 'blocks.7'
-  7 |       - [[blocks.1, blocks.7], [blocks.1.norm, blocks.1.norm]]
-    |                     ^^^^^^^^
-  Did you mean 'blocks.0'? All layers: kdhooks layers MODEL"""
+auto.yaml:7:21: {section}.layer_mappings_for_knowledge_transfer[1][0][1]: teacher Deep has no layer 'bloks.2'
+  7 |       - [[blocks.1, bloks.2], [blocks.1.norm, blocks.1.norm]]
+    |                     ^^^^^^^
+  Did you mean 'blocks.2'? All layers: kdhooks layers MODEL"""
     )
     assert failing(tmp_path, "SGD: {learning_rate: 0.1}", "SGD: {learning_rat: 0.1}") == (
         """\
-auto.yaml:10:28: auto_distillation.train.optimizer.SGD.learning_rat: SGD has no option 'learning_rat'
+auto.yaml:10:29: auto_distillation.train.optimizer.SGD.learning_rat: SGD has no option 'learning_rat'
  10 |   train: {optimizer: {SGD: {learning_rat: 0.1}}}
     |                             ^^^^^^^^^^^^
   Did you mean 'learning_rate'?"""

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,8 @@ def spaces(draw: st.DrawFn) -> Space:
         when: tuple[When, ...] = ()
         if dimensions and draw(st.booleans()):
             other = dimensions[draw(st.integers(0, len(dimensions) - 1))]
-            values = tuple(Space([other]).points())
-            when = (When(other.name, (values[draw(st.integers(0, len(values) - 1))].get(other.name),)),)
-            if other.when:  # its own conditions come first, so that it can be listed alone
-                when = ()
+            values = Space([replace(other, when=())]).axes[other.name].values
+            when = (When(other.name, (values[draw(st.integers(0, len(values) - 1))],)),)
         dimensions.append(
             {
                 "numbers": Choices(name, (4, 1, 2.5), when),

@@ -189,7 +189,7 @@ def test_optuna_reads_the_study(tmp_path: Path) -> None:
     with Study(
         DistillationConf(),
         space=space(),
-        settings=settings("Random", storage=url, study_name="mine", limits=(LIMIT,), max_trials=12),
+        settings=settings("Random", storage=url, study_name="mine", limits=(LIMIT,), max_trials=30),
     ) as study:
         done = work(study)
     seen = optuna.load_study(study_name="mine", storage=url)
@@ -296,7 +296,7 @@ def test_a_study_of_another_search(
     with pytest.raises(ConfigError) as caught:
         Study(DistillationConf(), space=other, settings=given, identity={"teacher": "a", **identity})
     assert str(caught.value) == (
-        f"<dict>: auto_distillation.search.storage: the study 'model' in {url} {difference}\n"
+        f"<dict>: auto_distillation.search.storage: the study 'distillation' in {url} {difference}\n"
         "  Write another study_name for a new study"
     )
 
@@ -311,14 +311,14 @@ def test_what_may_change_between_two_runs(tmp_path: Path) -> None:
 
 def test_a_study_that_is_not_ours(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
-    theirs = optuna.create_study(study_name="model", storage=url, direction="maximize")
+    theirs = optuna.create_study(study_name="distillation", storage=url, direction="maximize")
     theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     theirs._storage.remove_session()
     theirs._storage._backend.engine.dispose()
     with pytest.raises(ConfigError) as caught:
         small(storage=url)
     assert str(caught.value) == (
-        f"<dict>: auto_distillation.search.storage: the study 'model' in {url} was not made by kdhooks\n"
+        f"<dict>: auto_distillation.search.storage: the study 'distillation' in {url} was not made by kdhooks\n"
         "  Write another study_name for a new study"
     )
     with small(storage=url, study_name="ours") as study:

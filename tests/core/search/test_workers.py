@@ -118,7 +118,6 @@ def test_the_claim_of_a_dead_worker_is_taken_up_under_its_number(caplog: pytest.
         wanted = searched("Random", 4)
         other = Elsewhere(study)
         other.book.claim(other.ticket(), 0, wanted[0].arch)
-        other.ticket()  # it died while it chose
         done = work(study)
         assert plain(study.candidates()) == plain(wanted)
         assert [one.number for one in done] == [1, 2, 3, 0], "who seems to live is left alone until the end"
@@ -130,6 +129,13 @@ def test_the_claim_of_a_dead_worker_is_taken_up_under_its_number(caplog: pytest.
     ]
 
 
+def test_a_worker_that_died_while_it_chose_leaves_no_candidate() -> None:
+    with Study(DistillationConf(), space=space(), settings=settings(max_trials=3)) as study:
+        Elsewhere(study).ticket()
+        assert [one.number for one in work(study)] == [0, 1, 2]
+        assert plain(study.candidates()) == plain(searched("Random", 3))
+
+
 def test_a_record_of_a_dead_worker_counts() -> None:
     """It died between the record and the end of the trial."""
     with Study(DistillationConf(), space=space(), settings=settings(max_trials=3)) as study:
@@ -139,7 +145,7 @@ def test_a_record_of_a_dead_worker_counts() -> None:
         other.book.claim(trial_id, 0, wanted[0].arch)
         storage, ended = study._book.storage, study._book.storage.set_trial_state_values
         storage.set_trial_state_values = lambda *arguments: None
-        other.book.finish(trial_id, wanted[0], [wanted[0].metrics["accuracy"]])
+        other.book.finish(trial_id, wanted[0], None)
         storage.set_trial_state_values = ended
         assert [one.number for one in work(study)] == [1, 2]
         assert plain(study.candidates()) == plain(wanted)
@@ -156,7 +162,7 @@ def test_a_worker_that_was_taken_for_dead(caplog: pytest.LogCaptureFixture) -> N
         other.book.claim(trial_id, 0, proposal.arch)
         study.finish(proposal, trained(proposal))
         assert [one.state for one in study.candidates()] == ["running"]
-        assert other.book.finish(trial_id, trained(proposal), [0.5])
+        assert other.book.finish(trial_id, Candidate(0, proposal.arch, "complete", {"accuracy": 0.5}), [0.5])
         assert [one.state for one in study.candidates()] == ["complete"]
     assert caplog.messages == [
         "candidate 0 was given to another worker, which took this one for dead; its result is dropped"

@@ -16,6 +16,8 @@ import tensorflow as tf
 from kdhooks import AutoDistillation, ConfigError
 from kdhooks_tf.backend import BACKEND
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 FEATURES, CLASSES = 6, 3
 
 

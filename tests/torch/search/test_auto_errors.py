@@ -65,7 +65,7 @@ def test_a_model_that_does_not_train_fails_alone(tmp_path: Path) -> None:
     made.search_loop()
     first, bad, last = made.search_result.candidates
     assert (first.state, bad.state, last.state) == ("complete", "failed", "complete")
-    assert bad.reason == "the loss component 'hidden-hidden' became NaN or infinite at step 0"
+    assert bad.reason == "the loss component 'MSE[hidden]' became NaN or infinite at step 0"
 
 
 def test_errors_of_training_and_evaluation_have_their_place(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_both_ranks_train_every_candidate_and_know_the_same(tmp_path: Path) -> N
 
 def fails(folder: Path, rank: int, port: int) -> None:
     join(rank, port)
-    made = agent(folder, storage="nowhere")
+    made = agent(folder, storage=f"journal:{__file__}/search.log")
     try:
         made.search_loop()
     except Exception as error:
@@ -120,6 +120,10 @@ def fails(folder: Path, rank: int, port: int) -> None:
 def test_what_ends_the_search_on_rank_zero_ends_it_on_both(tmp_path: Path) -> None:
     first, second = both(fails, tmp_path)
     assert first == second
+    assert first == (
+        f"<dict>: auto_distillation.search.storage: the storage journal:{__file__}/search.log can't be opened: "
+        "File exists"
+    )
 
 
 def stages(folder: Path, rank: int, port: int) -> None:
