@@ -56,3 +56,27 @@ def test_without_stages_the_section_distillation_trains(tmp_path: Path, own: boo
     assert [one.state for one in found] == ["complete"] * 2
     assert [stage["steps"] for one in found for stage in one.stages] == [8, 8]
     assert not list(tmp_path.glob("*.pt"))  # no checkpoint of a candidate
+
+
+def test_stored_outputs_of_the_teacher_serve_all_candidates(tmp_path: Path) -> None:
+    made = agent(tmp_path, max_trials=3)
+    made.config["distillation.cache"] = {"path": str(tmp_path / "cache")}
+    rows: list[int] = []
+    made.teacher_model.hidden.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    seen = []
+    builder = made.model_builder
+
+    def counted(arch: dict[str, Any]) -> Any:
+        seen.append(sum(rows))
+        return builder(arch)
+
+    made.model_builder = counted
+    made.search_loop()
+    plain = agent(tmp_path / "plain", max_trials=3)
+    plain.search_loop()
+    assert [one.metrics for one in made.search_result.candidates] == [
+        one.metrics for one in plain.search_result.candidates
+    ]
+    looked_at = seen[2] - seen[1]  # one batch a stage, for the shapes of layers
+    assert looked_at == sum(rows) - seen[2] == 16
+    assert seen[1] >= 32 + looked_at  # the first candidate has stored all rows
