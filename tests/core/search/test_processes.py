@@ -91,7 +91,7 @@ def wall(told: Sequence[dict[str, Any]]) -> float:
     return max(one["end"] for one in told) - min(one["begin"] for one in told)
 
 
-def check_four(url: str, alone_url: str, trials: int = 12, seconds: float = 0.8) -> None:
+def check_four(url: str, alone_url: str, trials: int = 12, seconds: float = 1.0) -> None:
     """No candidate lost or doubled, and four are quicker than one."""
     alone = together(alone_url, 1, trials, seconds)
     told = together(url, 4, trials, seconds)
