@@ -17,6 +17,7 @@ from kdhooks.cli import factories
 from kdhooks.config import DistillationConf
 from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
+from kdhooks.config.search_stages import stage_taps
 from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.messages import is_rank_zero, logger
 
@@ -83,6 +84,8 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
     taps = [tap for named in criteria for tap in taps_of(named.name, named.options, role)]
     if role == "student" and settings.domain_adaptation is not None:
         taps += adapted_layers(settings.domain_adaptation)
+    if settings.auto_distillation is not None:
+        taps += stage_taps(settings.auto_distillation, role)
     if not taps:
         raise UsageError(f"{file} names no layer of a {role}")
     return taps

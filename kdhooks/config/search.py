@@ -101,6 +101,17 @@ def _grid_is_finite(values: Values, path: str, report: Report) -> None:
             report.add(dimension.path, message, "Write choices or a step, or another search_algorithm.", of_key=True)
 
 
+def _one_metric(values: Values, path: str, report: Report) -> None:
+    """Some ways to search know one metric only."""
+    count = len(_names(values.get("metrics")))
+    if count > 1 and values.get("search_algorithm") == "CMA-ES":
+        message = f"CMA-ES searches for one metric, and there are {count}"
+        report.add(join(path, "search_algorithm"), message, "Write NSGA-II, TPE or BO.")
+    if count > 1 and values.get("pruner") is not None:
+        message = f"a pruner compares one metric, and there are {count}"
+        report.add(join(path, "pruner"), message, "Remove it, or search for one metric.", of_key=True)
+
+
 def _constraints_are_known(values: Values, path: str, report: Report) -> None:
     """Every constraint can be read, and names what is there."""
     for one in _constraints(values.get("constraints")):
@@ -112,9 +123,9 @@ def _constraints_are_known(values: Values, path: str, report: Report) -> None:
 
 def _context(values: Values) -> tuple[Sequence[str], Mapping[str, Dimension] | None]:
     """The metrics, and the dimensions by name; None where they aren't known."""
-    metrics, space = values.get("metrics"), values.get("search_space")
+    space = values.get("search_space")
     known = None if space is BROKEN or not space else {dimension.name: dimension for dimension in space}
-    return () if metrics is BROKEN else _names(metrics), known
+    return _names(values.get("metrics")), known
 
 
 def _constraints(value: Any) -> Sequence[Written]:
@@ -200,7 +211,8 @@ SEARCH = Section(
         Law(("metrics", "higher_is_better"), _signs_agree),
         Law(("metrics", "best_by"), _best_is_known),
         Law(("search_space", "search_algorithm"), _grid_is_finite),
-        Law(("constraints",), _constraints_are_known),
+        Law(("metrics", "search_algorithm", "pruner"), _one_metric),
+        Law(("constraints", "metrics"), _constraints_are_known),
     ),
 )
 MEASURE = Section(

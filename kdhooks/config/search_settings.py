@@ -6,6 +6,7 @@ dimensions, metrics and limits, and a distillation has stages.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -105,7 +106,9 @@ class Limit:
     def violation(self, value: float) -> float:
         """By how much a value breaks it, relative to the bound; at most 0 where it keeps it."""
         apart = value - self.bound if self.at_most else self.bound - value
-        return apart / abs(self.bound) if self.bound else apart
+        return (
+            apart / abs(self.bound) if abs(self.bound) >= sys.float_info.min else apart
+        )  # relative to 0 it is infinite
 
 
 @dataclass(frozen=True)
@@ -260,3 +263,8 @@ class AutoDistillationSettings:
     train: TrainSettings | None = None
     evaluation: EvaluationSettings | None = None
     measure: MeasureSettings = field(default_factory=MeasureSettings)
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """Those of the flash distillation, then those of the regular one."""
+        return tuple(stage for part in (self.flash, self.regular) if part is not None for stage in part.stages)

@@ -17,6 +17,7 @@ from kdhooks.errors import shown
 from kdhooks.names import did_you_mean
 
 _FORMS = "a list of values, {low: ..., high: ...} or {choices: [...]}"
+_COUNTABLE = 2.0**53  # steps; beyond, a number doesn't change by one
 _NEAR = 1e-9  # of a step, by which a number may miss it: 0.1 has no exact spelling
 
 
@@ -42,7 +43,9 @@ def can_be(dimension: Dimension, value: Any) -> bool:
 
 
 def _steps(distance: float, step: float) -> int | None:
-    """How many steps a distance has, or None where it is between two."""
+    """How many steps a distance has, or None where it is between two, or where they can't be counted."""
+    if not distance / step < _COUNTABLE:
+        return None
     steps = round(distance / step)
     return steps if math.isclose(steps * step, distance, rel_tol=_NEAR, abs_tol=_NEAR * step) else None
 
@@ -122,6 +125,11 @@ def _range(values: Mapping[str, Any], path: str, report: Report) -> None:
         report.add(join(path, "low"), f"is {low}, and a logarithm needs a number above 0", "Remove log, or raise low.")
     elif values.get("log") and step is not None:
         report.add(join(path, "step"), "stands beside log, which has no steps", "Keep one of them.", of_key=True)
+    elif not math.isfinite(float(high) - float(low)):
+        report.add(path, f"{low} to {high} is too wide", "Write a narrower range.", of_key=True)
+    elif step is not None and not (high - low) / step < _COUNTABLE:
+        message = f"is {step}, which makes too many values from {low} to {high}"
+        report.add(join(path, "step"), message, "Write a larger step, or none.")
     elif step is not None and _steps(high - low, step) is None:
         whole = math.floor((high - low) / step)
         ends = [f"{low + count * step:g}" for count in (whole, whole + 1) if count]

@@ -9,9 +9,11 @@ from typing import Any
 from kdhooks.config import laws
 from kdhooks.config import leaves as a
 from kdhooks.config.criteria import INTERMEDIATE
+from kdhooks.config.layer_taps import LayerTap
+from kdhooks.config.mappings import taps_of
 from kdhooks.config.rules import Report, Rule, any_broken
 from kdhooks.config.search_nesting import MAPPINGS, Given, entries_of, lengths_agree, stages_of
-from kdhooks.config.search_settings import FlashSettings, StageSettings
+from kdhooks.config.search_settings import AutoDistillationSettings, FlashSettings, StageSettings
 from kdhooks.config.sections import Key, Section
 from kdhooks.config.source import BROKEN, join
 from kdhooks.names import did_you_mean
@@ -170,8 +172,9 @@ def _stage(mappings: Given, mine: Mapping[str, Given], shared: Mapping[str, Give
     found |= {name: _checked(name, given, report) for name, given in mine.items()}
     values = {key.name: found[key.name].value for key in STAGE_KEYS if key.name in found}
     block, steps = values.pop("block_names", ""), values.pop("train_steps", None)
-    if not any_broken(values.values()):
-        laws.pairs_agree(values, "", Redirected(report, {name: given.path for name, given in found.items()}))
+    if not any_broken((values["layer_mappings"], values.get("loss_types"))):
+        sound = {name: value for name, value in values.items() if value is not BROKEN}
+        laws.pairs_agree(sound, "", Redirected(report, {name: given.path for name, given in found.items()}))
     if any_broken((block, steps, *values.values())):
         return BROKEN
     return StageSettings(block, values, steps, mappings.path)
@@ -224,3 +227,15 @@ FLASH = Stages(
     _flash,
 )
 """``flash_distillation``."""
+
+
+def stage_taps(settings: AutoDistillationSettings, role: str) -> list[tuple[str, LayerTap]]:
+    """What the stages look at in one model: the place of each pair in the configuration, and the layer.
+
+    Args:
+        settings: of the search.
+        role: ``student`` or ``teacher``.
+    """
+    name = "IntermediateLayersKnowledgeDistillationLoss"
+    taps = [(stage.path, found) for stage in settings.stages for found in taps_of(name, stage.criterion, role)]
+    return [(where + path.removeprefix("layer_mappings"), tap) for where, (path, tap) in taps]

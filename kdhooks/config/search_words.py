@@ -49,7 +49,7 @@ def _seconds(text: str) -> float | None:
 _SERVER = r"(\+\w+)?://.+"
 STORAGES = {
     "sqlite": re.compile(r"sqlite(\+\w+)?:///.+"),
-    "journal": re.compile(r"journal:(?!//).+"),
+    "journal": re.compile(r"journal:.+"),
     "postgresql": re.compile(f"postgresql{_SERVER}"),
     "mysql": re.compile(f"mysql{_SERVER}"),
     "grpc": re.compile(r"grpc://[^:/\s]+:[0-9]{1,5}"),
@@ -78,9 +78,10 @@ class StudyStorage:
         kind = re.split(r"[+:]", value, maxsplit=1)[0]
         if kind in STORAGES and STORAGES[kind].fullmatch(value):
             return value
+        shown = re.sub("//([^:/@]*):[^@]*@", r"//\1:***@", value)  # a password is in no message
         if kind in STORAGES:
-            return report.add(path, f"{value!r} is not how {kind} is written", f"Write it as in {_EXAMPLES[kind]}")
-        return report.add(path, f"{value!r} is no known kind of storage", _storage_meant(value, kind))
+            return report.add(path, f"{shown!r} is not how {kind} is written", f"Write it as in {_EXAMPLES[kind]}")
+        return report.add(path, f"{shown!r} is no known kind of storage", _storage_meant(value, kind))
 
 
 def _storage_meant(value: str, kind: str) -> str:

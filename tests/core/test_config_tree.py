@@ -85,8 +85,11 @@ def test_the_defaults_of_the_tree_are_those_of_the_settings():
     searching = whole.pop("auto_distillation")
     layers = {"layer_mappings": [["a", "b"]]}
     stages = {name: {**searching.pop(f"{name}_distillation"), **layers} for name in ("flash", "regular")}
+    pruners = searching["search"].pop("pruner")  # one at a time
     made = load({"auto_distillation": searching}).auto_distillation
     assert made == AutoDistillationSettings()
+    for name, options in pruners.items():
+        assert load({"auto_distillation": {"search": {"pruner": {name: options}}}}).auto_distillation.search.pruner
     for name, values in stages.items():
         (stage,) = getattr(load({"auto_distillation": {f"{name}_distillation": values}}).auto_distillation, name).stages
         assert (stage.block, stage.train_steps, stage.criterion["add_origin_loss"]) == ("", None, False)
