@@ -25,7 +25,7 @@ p { margin: 4px 0 10px; max-width: 80ch; } .soft { color: var(--soft); }
 .tiles b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .tiles span { color: var(--soft); font-size: 13px; }
 .wide { overflow-x: auto; }
-svg { display: block; max-width: 100%; height: auto; font: 12px system-ui, -apple-system, "Segoe UI", Roboto,
+svg { display: block; max-width: 100%; height: auto; margin: 8px 0 16px; font: 12px system-ui, -apple-system, "Segoe UI", Roboto,
   "DejaVu Sans", sans-serif; }
 .wide svg { max-width: none; }
 text { fill: var(--ink); } text.tick { fill: var(--soft); } text.label { fill: var(--ink); font-weight: 600; }

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+WIDTH = 1030
+"""Of a picture in px; the page is as wide."""
+
 LETTER = 6.4
 """Width of a letter of 12 px, on average and rather too large."""
 
@@ -137,7 +140,7 @@ class Scale:
 
 
 def scale_for(values: Sequence[float], start: float, end: float, *, log: bool | None = None) -> Scale:
-    """A scale that has all values with a margin; logarithmic where they are positive and span a factor of 50.
+    """A scale that has all values with a margin; logarithmic where they are positive and span a factor of 20.
 
     Args:
         values: finite numbers, at least one.
@@ -147,7 +150,7 @@ def scale_for(values: Sequence[float], start: float, end: float, *, log: bool | 
     """
     low, high = min(values), max(values)
     if log is None:
-        log = low > 0 and high / low > 50
+        log = low > 0 and high / low > 20
     if log and low > 0:
         margin = max((high / low) ** 0.05, 1.05)
         return Scale(low / margin, high * margin, start, end, log=True)

@@ -25,18 +25,19 @@ MARKERS = {
 
 
 def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -> None:
-    """Grid lines, ticks with their numbers and the names of both axes; `y.end` is the upper edge."""
+    """Grid lines, ticks with their numbers and the names of the axes; `y.end` is the upper edge."""
     ticks = x.ticks(max(3, int(abs(x.end - x.start) / 90)))
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line(x.at(value), y.start, x.at(value), y.end, "grid")
         drawing.text(x.at(value), y.start + 17, text, "tick", anchor="middle")
-    ticks = y.ticks(max(3, int(abs(y.end - y.start) / 42)))
+    ticks = y.ticks(max(3, int(abs(y.end - y.start) / 34)))
     for value, text in zip(ticks, tick_texts(ticks), strict=True):
         drawing.line(x.start, y.at(value), x.end, y.at(value), "grid")
         drawing.text(x.start - 7, y.at(value) + 4, text, "tick", anchor="end")
     drawing.line(x.start, y.start, x.end, y.start, "axis")
     drawing.line(x.start, y.start, x.start, y.end, "axis")
-    drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
+    if x_label:
+        drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
     drawing.turned(16, (y.start + y.end) / 2, y_label, "label")
 
 

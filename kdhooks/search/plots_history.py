@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of
-from kdhooks.search.plots_drawing import Drawing, Scale, scale_for
+from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale, scale_for
 from kdhooks.search.plots_frame import MARKERS, axis_label, frame, hint_of, kind_of, legend, mark_candidate, shown_value
 
 if TYPE_CHECKING:
     from kdhooks.search.result import SearchResult
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _STRIP = 900, 300, 78, 16, 34, 22
+_HEIGHT, _LEFT, _RIGHT, _TOP, _STRIP = 310, 78, 16, 34, 22
 
 
 def history_plot(result: SearchResult, metric: str) -> str:
@@ -26,12 +26,12 @@ def history_plot(result: SearchResult, metric: str) -> str:
     if not valued:
         return ""
     without = [row for row in result.candidates if row.number not in valued and row.state in MARKERS]
-    drawing = Drawing(_WIDTH, _HEIGHT, f"history of {metric}")
+    drawing = Drawing(WIDTH, _HEIGHT, f"history of {metric}")
     bottom = _HEIGHT - 46 - (_STRIP if without else 0)
     numbers = [row.number for row in result.candidates]
-    x = Scale(min(numbers) - 0.7, max(numbers) + 0.7, _LEFT, _WIDTH - _RIGHT)
+    x = Scale(min(numbers) - 0.7, max(numbers) + 0.7, _LEFT, WIDTH - _RIGHT)
     y = scale_for(list(valued.values()), bottom, _TOP)
-    frame(drawing, x, Scale(y.low, y.high, y.start, y.end, y.log), x_label="", y_label=axis_label(result, metric))
+    frame(drawing, x, y, x_label="", y_label=axis_label(result, metric))
     drawing.text((x.start + x.end) / 2, _HEIGHT - 8, "candidate", "label", anchor="middle")
     drawing.path(_best_so_far(result, metric, valued, x, y), "bestline", "best so far")
     ordered = sorted(result.candidates, key=lambda row: kind_of(result, row) == "best")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kdhooks.search.importance import Importance
-from kdhooks.search.plots_drawing import LETTER, Drawing
+from kdhooks.search.plots_drawing import LETTER, WIDTH, Drawing
 
-_WIDTH, _ROW, _TOP, _MOST = 900, 26, 8, 20
+_ROW, _TOP, _MOST = 26, 8, 20
 
 
 def importance_plot(importance: Importance) -> str:
@@ -14,8 +14,8 @@ def importance_plot(importance: Importance) -> str:
     if not shares:
         return ""
     names = min(260.0, 16 + LETTER * max(len(name) for name, _ in shares))
-    drawing = Drawing(_WIDTH, _TOP * 2 + _ROW * len(shares), f"importance for {importance.metric}")
-    widest = _WIDTH - names - 60
+    drawing = Drawing(WIDTH, _TOP * 2 + _ROW * len(shares), f"importance for {importance.metric}")
+    widest = WIDTH - names - 60
     for place, (name, share) in enumerate(shares):
         y = _TOP + place * _ROW
         drawing.text(names - 8, y + 17, name, "tick", anchor="end", most=names - 10)

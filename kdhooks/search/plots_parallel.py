@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kdhooks.config.search_settings import Dimension, Range
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of
-from kdhooks.search.plots_drawing import LETTER, Drawing, Scale, scale_for, shortened, tick_texts
+from kdhooks.search.plots_drawing import LETTER, WIDTH, Drawing, Scale, scale_for, shortened, tick_texts
 from kdhooks.search.plots_frame import hint_of
 from kdhooks.search.table import ABSENT, broken_name, value_text
 
@@ -55,7 +55,7 @@ def parallel_plot(result: SearchResult) -> str:
     space = {dimension.name: dimension for dimension in result.settings.search_space}
     uprights = [_parameter(name, space.get(name), rows) for name in result.parameter_names]
     uprights += [_metric(result, name, rows) for name in result.settings.metrics]
-    drawing = Drawing(max(900, 2 * _SIDE + _APART * (len(uprights) - 1)), _HEIGHT, "parallel coordinates")
+    drawing = Drawing(max(WIDTH, 2 * _SIDE + _APART * (len(uprights) - 1)), _HEIGHT, "parallel coordinates")
     places = [_SIDE + (drawing.width - 2 * _SIDE) * at / max(1, len(uprights) - 1) for at in range(len(uprights))]
     order = [row for row in rows if row is not result.best] + [row for row in rows if row is result.best]
     for at, row in enumerate(order):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of, undominated
-from kdhooks.search.plots_drawing import Drawing, Scale, scale_for
+from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale, scale_for
 from kdhooks.search.plots_frame import MARKERS, axis_label, frame, hint_of, kind_of, legend, mark_candidate, shown_value
 
 if TYPE_CHECKING:
     from kdhooks.search.result import SearchResult
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 400, 78, 16, 34, 50
+_HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 78, 16, 34, 50
 _MOST_PAIRS = 10
 
 
@@ -37,8 +37,8 @@ def pareto_plot(result: SearchResult, first: str, second: str) -> str:
     ]
     if not rows:
         return ""
-    drawing = Drawing(_WIDTH, _HEIGHT, f"{first} against {second}")
-    x = scale_for([across for _, across, _ in rows], _LEFT, _WIDTH - _RIGHT)
+    drawing = Drawing(WIDTH, _HEIGHT, f"{first} against {second}")
+    x = scale_for([across for _, across, _ in rows], _LEFT, WIDTH - _RIGHT)
     y = scale_for([up for _, _, up in rows], _HEIGHT - _BOTTOM, _TOP)
     frame(drawing, x, y, x_label=axis_label(result, second), y_label=axis_label(result, first))
     drawing.path(list(_front(result, first, second, x, y)), "front-line", "front of these two metrics")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdhooks.torch.taps import ForwardHook, Key
 from kdhooks.torch.transfer.freezing import stands_still
-from kdhooks.torch.wrappers import compiled_parts, find_layer
+from kdhooks.torch.wrappers import find_layer
 
 _UNWINDABLE = frozenset({"FullyShardedDataParallel", "CheckpointWrapper"})
 
@@ -38,11 +38,7 @@ def ended_early(student: nn.Module, layers: Sequence[Key]) -> Iterator[Callable[
         student: attached to, so that its layers are captured before the forward ends.
         layers: that the loss looks at, each with whether its input is meant.
     """
-    kinds = {base.__name__ for module in student.modules() for base in type(module).__mro__}
-    foreign = kinds & _UNWINDABLE or any(
-        hasattr(module, "hf_device_map") or hasattr(module, "_get_fsdp_state") for module in student.modules()
-    )
-    if foreign or compiled_parts(student) or not layers:
+    if not layers or any(map(_holds_up, student.modules())):
         yield student
         return
     ending = _Ending(student, layers)
@@ -109,6 +105,15 @@ class _Called(ForwardHook):
 
     def __call__(self, *_: Any) -> None:
         self._ending.called(self._key)
+
+
+def _holds_up(module: nn.Module) -> bool:
+    """Whether a forward can't be left inside of a module: it is compiled, sharded, checkpointed, or spread."""
+    if "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    if hasattr(module, "hf_device_map") or hasattr(module, "_get_fsdp_state"):
+        return True
+    return any(base.__name__ in _UNWINDABLE for base in type(module).__mro__)
 
 
 def _hooked(student: nn.Module, key: Key, hook: _Called) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.errors import UsageError
@@ -48,7 +48,7 @@ class Freezer:
         wanted = {*names, *(self._of_batch_norm() if self._batch_norm else ())}
         chosen = {id(one): one for name, one in self.tensors() if name in wanted and isinstance(one, nn.Parameter)}
         new = [one for one in chosen.values() if one.requires_grad]
-        if new and any(inside(one) is self._root for one in living(DistributedDataParallel)):
+        if new and _distributed() and any(inside(one) is self._root for one in living(DistributedDataParallel)):
             raise UsageError(
                 "the student is inside of DistributedDataParallel already, which would wait for the gradients of "
                 "frozen layers: call on_train_begin() before DistributedDataParallel(student)"
@@ -103,6 +103,11 @@ class Freezer:
             yield _clean(name), parameter
         for name, buffer in self._root.named_buffers(remove_duplicate=False):
             yield _clean(name), buffer
+
+
+def _distributed() -> bool:
+    """Whether there can be a model inside of DistributedDataParallel; looking for one takes a while."""
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def stands_still(module: nn.Module) -> bool:

@@ -48,7 +48,17 @@ def test_the_parameter_that_decides_is_the_first(decisive: str, higher: bool) ->
     assert found.shares[decisive] > 0.5
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert set(found.shares) == {"size", "kind", "rate", "even"}  # one choice is none
-    assert found.method == "PED-ANOVA (Optuna): how much it decides whether a candidate is among the best 6 of 60."
+    assert found.method == "fANOVA (Optuna): its share of the variance over 60 complete candidates."
+
+
+def test_without_scikit_learn_it_is_ped_anova(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: object) -> None:
+        raise ImportError("sklearn")
+
+    monkeypatch.setattr("optuna.importance.FanovaImportanceEvaluator", missing)
+    found = importance_of(result_of("size"), "score")
+    assert next(iter(found.shares)) == "size"
+    assert found.method == "PED-ANOVA (Optuna): how much it decides whether a candidate is among the best 20 of 60."
 
 
 def test_conditional_parameters_take_part() -> None:
@@ -62,6 +72,7 @@ def test_conditional_parameters_take_part() -> None:
     )
     assert set(found.shares) == {"block", "kernel"}
     assert found.shares["kernel"] > 0.1
+    assert found.method == "PED-ANOVA (Optuna): how much it decides whether a candidate is among the best 13 of 40."
 
 
 def test_each_metric_has_its_own() -> None:
