@@ -10,13 +10,14 @@ import numpy as np
 
 from kdhooks.measurement.definitions import DEFINITIONS
 
-_STEPS = {
+STEPS = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
     "rows/s": ((1e6, "M rows/s"), (1e3, "k rows/s"), (1.0, "rows/s")),
     "MACs": ((1e12, "TMACs"), (1e9, "GMACs"), (1e6, "MMACs"), (1e3, "kMACs"), (1.0, "MACs")),
     "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
     "": ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")),
 }
+"""What numbers of a unit are divided by where they are large or small, and what they are called then."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def shown(name: str, value: float | Measured) -> str:
     measured = value if isinstance(value, Measured) else Measured.exact(value)
     if name not in DEFINITIONS or not math.isfinite(measured.value):
         return f"{measured.value:.6g}"
-    steps = _STEPS[DEFINITIONS[name].unit]
+    steps = STEPS[DEFINITIONS[name].unit]
     # what rounds to a thousand has the next unit
     factor, unit = next((step for step in steps if abs(measured.value) >= 0.9995 * step[0]), steps[-1])
     text = f"{_digits(measured.value / factor)} {unit}".rstrip()
