@@ -13,8 +13,8 @@ benchmarks/figures/search_flash.json, so an interrupted command goes on where it
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from benchmarks.search_cnn import Arch, Batches, Network, Plan, accuracy, candid
 FIGURES = Path(__file__).with_name("figures") / "search_flash.json"
 LONGER, WAYS = 8, ("alone", "distilled", "long")
 PLANS = {"plain": Plan(), "norm": Plan(norm=True)}
+QUICK: dict[str, Any] = {"steps": 6, "flash": (2, 2), "images": 320, "teacher_epochs": 0.01, "tested": 500}
 
 
 def conf(plan: Plan) -> dict[str, Any]:
@@ -93,12 +94,7 @@ def train(run: Run, plan: Plan, teacher_model: nn.Module) -> dict[str, float]:
         steps = plan.steps * (LONGER if run.way == "long" else 1)
         fit(model, Batches(plan.images, run.seed, steps), plan.rate)
     seconds = time.perf_counter() - began
-    return {"score": round(accuracy(model), 3), "seconds": round(seconds, 2)}
-
-
-def runs_of(plans: Sequence[str], ways: Sequence[str], seeds: int, archs: Sequence[Arch]) -> list[Run]:
-    """All runs; seed after seed, so that an interrupted command leaves whole tables."""
-    return [Run(plan, way, arch, seed) for plan in plans for seed in range(seeds) for way in ways for arch in archs]
+    return {"score": round(accuracy(model, plan.tested), 3), "seconds": round(seconds, 2)}
 
 
 def say(text: str) -> None:
@@ -109,11 +105,13 @@ def taught(plan: Plan, folder: Path, store: Store) -> nn.Module:
     """The teacher, whose accuracy is kept for the page."""
     model, key = teacher(plan, folder), f"teacher {plan.teacher_epochs:g}"
     if store.latest(key, 0) is None:
-        store.add(key, 0, key, {"score": accuracy(model)})
+        store.add(key, 0, key, {"score": accuracy(model, plan.tested)})
     return model
 
 
 def main() -> None:
+    from benchmarks.search_page import PAGE, Sources, write
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
@@ -124,17 +122,14 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(".kdhooks") / ("search-quick" if options.quick else "search")
     store = Store(folder / FIGURES.name if options.quick else FIGURES)
-    plans, archs = dict(PLANS), candidates()
-    if options.quick:
-        archs = archs[:2]
-        plans = {
-            name: replace(plan, steps=6, flash=(2, 2), images=320, teacher_epochs=0.01) for name, plan in plans.items()
-        }
-    for run in runs_of(options.plans, options.ways, options.seeds, archs):
-        plan = plans[run.plan]
-        description = run.description(plan)
-        if store.get(run.key, run.seed, description) is not None:
-            continue
-        found = train(run, plan, taught(plan, folder, store))
-        store.add(run.key, run.seed, description, found)
-        say(f"{run.key} seed {run.seed}: {found['score']:.2f} % ({found['seconds']:.1f} s)")
+    page = options.page or (folder / "page.md" if options.quick else PAGE)
+    archs = candidates()[:3] if options.quick else candidates()
+    for name, seed in itertools.product(options.plans, range(1 if options.quick else options.seeds)):
+        plan = replace(PLANS[name], **QUICK) if options.quick else PLANS[name]
+        for way, arch in itertools.product(options.ways, archs):
+            run = Run(name, way, arch, seed)
+            if store.get(run.key, seed, run.description(plan)) is None:
+                found = train(run, plan, taught(plan, folder, store))
+                store.add(run.key, seed, run.description(plan), found)
+                say(f"{run.key} seed {seed}: {found['score']:.2f} % ({found['seconds']:.1f} s)")
+        write(page, Sources(flash=store.path))
