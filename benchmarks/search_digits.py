@@ -121,7 +121,7 @@ def read(path: Path = TABLE) -> list[dict[str, float]]:
 
 
 def head(seeds: int, steps: int) -> str:
-    """What a table begins with: how it was made. A table that was made otherwise is not gone on with."""
+    """What a table begins with: how it was made."""
     return f"# python -m benchmarks.search_digits: mean accuracy over {seeds} seeds after {steps} steps of {BATCH}\n"
 
 
@@ -141,10 +141,15 @@ def near_best(rows: Sequence[Mapping[str, float]], near: float = NEAR) -> list[M
 
 
 def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int) -> None:
-    """Train all candidates that are not in the table yet, a line each; the order of the grid when all are there."""
+    """Train all candidates that are not in the table yet, a line each; the order of the grid when all are there.
+
+    A table that was made with other seeds or steps is neither gone on with nor replaced.
+    """
     top = head(seeds, steps)
-    if not path.exists() or not path.read_text(encoding="utf-8").startswith(top):
+    if not path.exists():
         write(path, [], top)
+    if not path.read_text(encoding="utf-8").startswith(top):
+        raise SystemExit(f"{path} was made with other settings; name another file with --out, or remove it")
     done = {key(row) for row in read(path)}
     missing = [arch for arch in wanted if key(arch) not in done]
     random.Random(0).shuffle(missing)
