@@ -16,6 +16,7 @@ from kdhooks.config.criteria import CRITERION
 from kdhooks.config.finetune import FINETUNE
 from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
 from kdhooks.config.rules import Report
+from kdhooks.config.search import auto_distillation
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import Source, join
 from kdhooks.errors import ConfigError
@@ -159,6 +160,10 @@ _ACCURACY = Section(
     laws.accuracy,
     laws=(Law(("metric", "multi_metrics"), laws.one_kind_of_metrics),),
 )
+_EVALUATION = Section(
+    (Key("accuracy", _ACCURACY, None, "what is measured after an epoch, on which data"),),
+    lambda accuracy=None: accuracy,
+)
 _WORKSPACE = Section(
     (
         Key("path", a.TEXT, None, "the run's folder; empty: .kdhooks/ and the model's name"),
@@ -174,15 +179,8 @@ ROOT = Section(
         Key("distillation", _DISTILLATION, {}, "the student learns from the teacher"),
         Key("finetune", FINETUNE, None, "the student begins with the weights of a pretrained model"),
         Key("domain_adaptation", domain_adaptation(_DATALOADER), None, "the student learns from an unlabelled domain"),
-        Key(
-            "evaluation",
-            Section(
-                (Key("accuracy", _ACCURACY, None, "what is measured after an epoch, on which data"),),
-                lambda accuracy=None: accuracy,
-            ),
-            None,
-            "measure the student",
-        ),
+        Key("auto_distillation", auto_distillation(_TRAIN, _EVALUATION), None, "search for the student"),
+        Key("evaluation", _EVALUATION, None, "measure the student"),
         Key(
             "tuning",
             Section(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdhooks.config.formulas import compared, formula
 from kdhooks.config.model import EvaluationSettings, Named, TrainSettings
 
 Algorithm = Literal["Grid", "Random", "BO", "TPE", "CMA-ES", "NSGA-II"]
@@ -124,6 +125,30 @@ class Relation:
     text: str
     path: str = ""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that it is about, each once."""
+        return tuple(dict.fromkeys((*formula(self.left).names, *formula(self.right).names)))
+
+    def holds(self, arch: Mapping[str, Any]) -> bool:
+        """Whether an architecture keeps it; one that doesn't have all of its parameters does.
+
+        What divides by zero doesn't hold. Numbers with a point are equal where they are nearly so.
+
+        Raises:
+            UsageError: the value of a parameter is no number.
+
+        >>> even = Relation("hidden % heads", "==", "0", "hidden % heads == 0")
+        >>> even.holds({"hidden": 128, "heads": 4}), even.holds({"hidden": 128, "heads": 6}), even.holds({"heads": 6})
+        (True, False, True)
+        """
+        if not all(name in arch for name in self.names):
+            return True
+        try:
+            return compared(formula(self.left).value(arch), self.comparison, formula(self.right).value(arch))
+        except (ZeroDivisionError, OverflowError):
+            return False
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -191,7 +216,7 @@ class FlashSettings:
     Attributes:
         stages: in their order.
         freeze_earlier: whether a stage trains its own block alone, and not the earlier ones again.
-        share_blocks: whether a candidate's block begins with what an earlier candidate's block of the same shape learned.
+        share_blocks: whether a candidate's block begins with what an earlier candidate's of the same shape learned.
     """
 
     stages: tuple[StageSettings, ...] = ()
