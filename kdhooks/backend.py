@@ -7,11 +7,14 @@ the backend's own module is imported only when a model of it is there.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from kdhooks.clock import Clock
 from kdhooks.errors import MissingPackageError, ModelError
@@ -40,6 +43,29 @@ class Monitor(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put them back."""
+
+
+class BlockState(ABC):
+    """A block of a model: a layer with all that is under it.
+
+    Attributes:
+        name: of the layer, as its author gave it.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def structure(self) -> str:
+        """What two blocks have in common between which weights can go over: classes, options, names and shapes."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Copies of the weights by name, on the host; those of dtypes that NumPy has not as float32."""
+
+    @abstractmethod
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write weights of a block of the same structure into this one."""
 
 
 class Backend(Protocol):
@@ -130,6 +156,30 @@ class Backend(Protocol):
 
     def similarity(self, distiller: Any, batches: int) -> Any:
         """Compare the layers of both models on training data; see `kdhooks.check.LayerSimilarity`."""
+
+    # ---- stages of a distillation ----
+
+    def found_layer(self, model: Any, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
+        """The own name of a layer; LayerError where the model, called `role` in messages, has none."""
+
+    def only_trained(self, model: Any, names: Sequence[str]) -> AbstractContextManager[int]:
+        """Within the block nothing is trained but what is under these layers; gives the number of trained weights.
+
+        Frozen layers keep their statistics too. Names that are empty, or an empty one, leave the model as it is.
+        Afterwards flags and modes are what they were, also after an error.
+        """
+
+    def block(self, model: Any, name: str) -> BlockState:
+        """A block of a model by its name; LayerError where there is none."""
+
+    def fingerprint(self, model: Any) -> str:
+        """32 hexadecimal digits of a model's weights, classes and options."""
+
+    def training_loader(self, conf: Any) -> Any:
+        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
+
+    def seeded_data(self, loader: Any, seed: int) -> AbstractContextManager[None]:
+        """Within the block generators that a user's loader has of its own begin with a seed; afterwards they go on."""
 
     # ---- for the command line ----
 

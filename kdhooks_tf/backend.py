@@ -19,6 +19,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
+from kdhooks_tf.blocks import Blocks
 from kdhooks_tf.clock import Clock
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.criteria import build_criterion
@@ -33,7 +34,7 @@ from kdhooks_tf.weighing import weigh
 Tensor = Any
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(Blocks):
     """TensorFlow with Keras 3; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "tensorflow"

@@ -17,8 +17,8 @@ import tensorflow as tf
 from kdhooks.config import DistillationConf
 from kdhooks.domains.cycle import TargetBatches
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.loop.parts import located, resumed
-from kdhooks.loop.rates import RateSchedule
+from kdhooks.loop.parts import located, looks_inside, resumed
+from kdhooks.loop.rates import RateSchedule, run_lengths
 from kdhooks_tf.checkpoint import NAME
 from kdhooks_tf.data import build_dataloader
 from kdhooks_tf.domains.data import target_batches
@@ -81,9 +81,10 @@ def prepare(distiller: Any) -> Parts:
     first = distiller.summed_criteria()[0]
     loader = train.dataloader
     from_logits = getattr(first, "from_logits", True)
+    student_loss: Any = build_student_loss(conf, first.student_label, postprocess, from_logits=from_logits)
     return Parts(
         traced=is_traced(conf, student),
-        student_loss=build_student_loss(conf, first.student_label, postprocess, from_logits=from_logits),
+        student_loss=_no_loss if looks_inside(distiller) else student_loss,
         optimizer=optimizer,
         rate=_rate(distiller, optimizer, data),
         data=data,
@@ -94,6 +95,11 @@ def prepare(distiller: Any) -> Parts:
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
         target=target_batches(distiller),
     )
+
+
+def _no_loss(*_: Any) -> Any:
+    """The loop's own loss where it has weight 0; a graph then leaves out what only the student's output needs."""
+    return tf.zeros(())
 
 
 def is_traced(conf: DistillationConf, student: Any) -> bool:
@@ -117,11 +123,21 @@ def _loader(distiller: Any) -> Any:
             "there is nothing to train on: set distiller.train_dataloader, or name a dataset in "
             "distillation.train.dataloader"
         )
-    path = "distillation.train.dataloader"
-    loader = located(conf, path, lambda: build_dataloader(settings, seed=data_seed(conf), train=True))
+    loader = training_loader(conf)
     _OURS.add(loader)
     distiller.train_dataloader = loader
     return loader
+
+
+def training_loader(conf: DistillationConf) -> Any:
+    """The loader that ``distillation.train.dataloader`` describes.
+
+    Raises:
+        ConfigError, DataError: it can't be made.
+    """
+    settings: Any = conf.settings.distillation.train.dataloader
+    path = "distillation.train.dataloader"
+    return located(conf, path, lambda: build_dataloader(settings, seed=data_seed(conf), train=True))
 
 
 def _optimizer(distiller: Any) -> Any:
@@ -146,12 +162,6 @@ def _optimizer(distiller: Any) -> Any:
 
 
 def _rate(distiller: Any, optimizer: Any, data: TrainingData) -> RateSchedule:
-    train = distiller.conf.settings.distillation.train
-    batches = data.length()
-    return build_rate_schedule(
-        distiller.conf,
-        optimizer,
-        epochs=train.end_epoch - train.start_epoch,
-        steps_per_epoch=None if batches is None else -(-batches // train.gradient_accumulation),
-        higher_is_better=score_is_higher_better(distiller),
-    )
+    lengths = run_lengths(distiller.conf.settings.distillation.train, data.length())
+    higher = score_is_higher_better(distiller)
+    return build_rate_schedule(distiller.conf, optimizer, higher_is_better=higher, **lengths)

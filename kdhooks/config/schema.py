@@ -64,6 +64,7 @@ _TRAIN = Section(
         Key("start_epoch", a.FROM_ZERO, 0, "the number of the first epoch"),
         Key("end_epoch", a.FROM_ONE, laws.last_epoch, "the number after the last epoch"),
         Key("epoch", a.FROM_ONE, laws.epochs, "the number of epochs, in place of end_epoch"),
+        Key("steps", a.FROM_ONE, None, "steps of the whole run, in place of end_epoch; the last epoch may be short"),
         Key("iteration", a.ITERATION, None, "steps an epoch at most; empty: the whole loader"),
         Key("frequency", a.FROM_ONE, 1, "evaluate every so many epochs, and after the last"),
         Key("execution_mode", a.MODE, "eager", "graph compiles the student's forward"),
@@ -85,7 +86,10 @@ _TRAIN = Section(
         Key("checkpoint_steps", a.FROM_ONE, None, "a checkpoint every so many steps, besides every epoch"),
     ),
     laws.train,
-    laws=(Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),),
+    laws=(
+        Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),
+        Law(("steps", "end_epoch", "epoch"), laws.steps_or_epochs),
+    ),
 )
 
 _CACHE = Section(

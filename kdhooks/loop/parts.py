@@ -21,6 +21,15 @@ def located(conf: DistillationConf, path: str, build: Callable[[], Any]) -> Any:
         raise conf.problem(path, str(error)) from None
 
 
+def looks_inside(distiller: Any) -> bool:
+    """Whether a run that may end the student's forward early has a loss that looks at nothing but layers.
+
+    The loop's own loss has weight 0 then, so it need not be computed.
+    """
+    criteria = distiller.summed_criteria()
+    return distiller.ends_early and len(criteria) == 1 and not getattr(criteria[0], "looks_at_output", True)
+
+
 def resumed(workspace: Path, resume: bool | str, name: str) -> Path | None:
     """The file to continue; with ``resume: true`` only where there is one.
 

@@ -22,6 +22,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
+from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
 from kdhooks.torch.monitor import Monitor
@@ -42,7 +43,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend:
+class TorchBackend(Blocks):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"

@@ -142,6 +142,12 @@ def test_wrong_values_say_what_was_expected(path, value, text):
         ),
         (
             "distillation.train",
+            {"steps": 300, "end_epoch": 10},
+            "steps: stands beside end_epoch, and only one of them can say how long the run is\n"
+            "  Keep one of steps and end_epoch.",
+        ),
+        (
+            "distillation.train",
             {"start_epoch": 5, "end_epoch": 5},
             "end_epoch: the run ends at epoch 5, but starts at epoch 5\n  Write an end_epoch above start_epoch.",
         ),
