@@ -68,6 +68,19 @@ class BlockState(ABC):
         """Write weights of a block of the same structure into this one."""
 
 
+class Evaluator(Protocol):
+    """Measures a model as a configuration says.
+
+    Attributes:
+        names: of what it gives.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, model: Any) -> tuple[dict[str, float], float, bool]:
+        """Values by name, their score, and whether a higher score is better; the model is in evaluation mode."""
+
+
 class Backend(Protocol):
     """One framework's side of distillation."""
 
@@ -75,6 +88,19 @@ class Backend(Protocol):
 
     def rank(self) -> int:
         """The rank of this process in the framework's process group; 0 where there is none."""
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """Within the block the processes that a launcher started for one student are one group: its rank and size.
+
+        Rank 0 and size 1 where there is one process. A group that the program has made is used, and left as it is.
+        """
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on all ranks of the group; every rank has to call it.
+
+        Args:
+            value: what JSON can write, of which that of rank 0 counts; lists come out of it where tuples went in.
+        """
 
     def criteria(self, conf: Any) -> tuple[Any, ...]:
         """The criteria that a configuration names."""
@@ -136,8 +162,8 @@ class Backend(Protocol):
     def evaluation_mode(self, model: Any) -> AbstractContextManager[None]:
         """Within the block the model is in evaluation mode; afterwards every module is as it was."""
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
-        """What evaluates a model as the configuration says: values, score, whether higher is better."""
+    def evaluator(self, distiller: Any) -> Evaluator | None:
+        """What evaluates a model as the configuration says; None where there are no data."""
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
         """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
@@ -156,6 +182,24 @@ class Backend(Protocol):
 
     def similarity(self, distiller: Any, batches: int) -> Any:
         """Compare the layers of both models on training data; see `kdhooks.check.LayerSimilarity`."""
+
+    def measure(self, model: Any, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs, a `kdhooks.measurement.Measured` by name; the model is afterwards as it was.
+
+        Args:
+            model: the model.
+            inputs: of one row or more, in the form that the model takes; None where there are none.
+            names: of metrics, see `kdhooks.measurement.DEFINITIONS`.
+            settings: how they are measured, the `MeasureSettings` of a configuration.
+        """
+
+    def first_inputs(self, dataloader: Any, conf: Any) -> Any:
+        """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
+
+        Args:
+            dataloader: a loader, which stands afterwards where it stood, or the `DataloaderSettings` of one.
+            conf: a `DistillationConf`, which says what is what in a batch.
+        """
 
     # ---- stages of a distillation ----
 

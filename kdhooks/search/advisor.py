@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import SearchSettings
@@ -29,6 +30,7 @@ class Advisor:
     Args:
         space: what is searched.
         settings: the algorithm and its seed.
+        sampler: of Optuna's, which is asked in place of the algorithm; what it keeps in memory is its own affair.
 
     Raises:
         MissingPackageError: the algorithm needs a package that is not installed.
@@ -39,9 +41,10 @@ class Advisor:
     {'width': 8, 'depth': 1}
     """
 
-    def __init__(self, space: Space, settings: SearchSettings) -> None:
-        check_packages(settings.search_algorithm)
-        self.space, self.settings = space, settings
+    def __init__(self, space: Space, settings: SearchSettings, sampler: Any = None) -> None:
+        if sampler is None:
+            check_packages(settings.search_algorithm)
+        self.space, self.settings, self._sampler = space, settings, sampler
 
     def propose(self, number: int, candidates: Sequence[Candidate]) -> Arch | None:
         """The architecture of the candidate with this number; None where none is left.
@@ -51,11 +54,11 @@ class Advisor:
             candidates: all before it, finished and running.
         """
         seen = {self.space.key(candidate.arch) for candidate in candidates}
-        if self.settings.search_algorithm == "Grid":
+        if self.settings.search_algorithm == "Grid" and self._sampler is None:
             return first_unseen(self.space, seen)
         generator = random.Random(seed_of("draw", self.settings.seed, number))
         finished = sum(candidate.state != "running" for candidate in candidates)
-        if finished < startup(self.settings):
+        if self._sampler is None and finished < startup(self.settings):
             return unseen(self.space, seen, generator)
         if not self.space.exceeds(len(seen)):
             return None
@@ -70,9 +73,9 @@ class Advisor:
         return nearest_unseen(self.space, seen, wished or {}, generator)
 
     def _ask(self, history: Sequence[Told], seed: int) -> Code:
-        if self.settings.search_algorithm == "CMA-ES":
+        if self.settings.search_algorithm == "CMA-ES" and self._sampler is None:
             return evolve(self.space, self.settings, history, seed)
-        return ask(self.space, self.settings, history, seed)
+        return ask(self.space, self.settings, history, seed, self._sampler)
 
 
 def check_fits(conf: DistillationConf, space: Space, settings: SearchSettings) -> None:

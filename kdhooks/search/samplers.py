@@ -41,7 +41,7 @@ def check_packages(algorithm: str) -> None:
         raise MissingPackageError("cmaes", "the search algorithm CMA-ES", "search")
 
 
-def ask(space: Space, settings: SearchSettings, history: Sequence[Told], seed: int) -> Code:
+def ask(space: Space, settings: SearchSettings, history: Sequence[Told], seed: int, sampler: Any = None) -> Code:
     """What the sampler of the settings proposes next.
 
     Args:
@@ -49,6 +49,7 @@ def ask(space: Space, settings: SearchSettings, history: Sequence[Told], seed: i
         settings: for BO, TPE or NSGA-II.
         history: all candidates before.
         seed: of the sampler.
+        sampler: is asked in place of that of the settings; None is that one.
     """
     import optuna
 
@@ -56,7 +57,9 @@ def ask(space: Space, settings: SearchSettings, history: Sequence[Told], seed: i
     directions = ["maximize" if higher else "minimize" for higher in settings.higher_is_better]
     with quiet():
         study = optuna.create_study(
-            storage=optuna.storages.InMemoryStorage(), sampler=_sampler(settings, seed), directions=directions
+            storage=optuna.storages.InMemoryStorage(),
+            sampler=sampler or _sampler(settings, seed),
+            directions=directions,
         )
         has_violations = any(each.violation > 0 for each in history)
         finished = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdhooks.backend import Evaluator
 from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
@@ -54,6 +55,18 @@ class TorchBackend(Blocks):
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank()
         return environment_rank()
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """Within the block the processes of a launcher are one group; see `kdhooks.torch.ranks.together`."""
+        from kdhooks.torch.ranks import together
+
+        return together()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's plain data on all ranks; see `kdhooks.torch.ranks.broadcast`."""
+        from kdhooks.torch.ranks import broadcast
+
+        return broadcast(value)
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""
@@ -243,7 +256,7 @@ class TorchBackend(Blocks):
             for module, mode in modes:
                 module.training = mode
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
+    def evaluator(self, distiller: Any) -> Evaluator | None:
         """What evaluates a model as ``evaluation`` says, or None where there is nothing to evaluate on."""
         from kdhooks.torch.evaluation import evaluator
 
@@ -290,6 +303,18 @@ class TorchBackend(Blocks):
         from kdhooks.torch.placement import seed_generators
 
         seed_generators(seed)
+
+    def measure(self, model: nn.Module, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs; see `kdhooks.torch.measure.measure`."""
+        from kdhooks.torch.measure import measure
+
+        return measure(model, inputs, names, settings, self)
+
+    def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
+        """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
+        from kdhooks.torch.observation.batches import first_inputs
+
+        return first_inputs(dataloader, conf, self)
 
     def layers(
         self, model: nn.Module, shapes: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
