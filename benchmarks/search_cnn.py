@@ -38,7 +38,7 @@ class Plan:
         rate: of Adam, with a cosine to 0.
         flash_rate: of the stages of the blocks.
         norm: whether convolutions are followed by BatchNorm.
-        weights: of the labels' and of the teacher's term in the regular stage.
+        weight: of the teacher's term in the regular stage, beside the labels' with 1.
         temperature: of the teacher's term.
         images: that candidates are trained with.
         teacher_epochs: over all 60,000 images.
@@ -50,7 +50,7 @@ class Plan:
     rate: float = 3e-3
     flash_rate: float = 3e-3
     norm: bool = False
-    weights: tuple[float, float] = (0.5, 0.5)
+    weight: float = 0.5
     temperature: float = 2.0
     images: int = IMAGES
     teacher_epochs: float = 2.0

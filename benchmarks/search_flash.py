@@ -16,6 +16,7 @@ import argparse
 import itertools
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ import torch
 from torch import nn
 
 from benchmarks.results_store import Store
-from benchmarks.search_cnn import Arch, Batches, Network, Plan, accuracy, candidates, fit, network, teacher
+from benchmarks.search_cnn import SPACE, Arch, Batches, Network, Plan, accuracy, candidates, fit, network, teacher
+from kdhooks import DistillationConf
+from kdhooks.search.scheduler import Scheduler
+from kdhooks.search.stages import FlashDistillation, RegularDistillation
 
 FIGURES = Path(__file__).with_name("figures") / "search_flash.json"
 LONGER, WAYS = 8, ("alone", "distilled", "long")
@@ -31,13 +35,13 @@ PLANS = {"plain": Plan(), "norm": Plan(norm=True)}
 QUICK: dict[str, Any] = {"steps": 6, "flash": (2, 2), "images": 320, "teacher_epochs": 0.01, "tested": 500}
 
 
-def conf(plan: Plan) -> dict[str, Any]:
-    """Flash and regular distillation as a user writes them."""
-    regular = plan.steps - sum(plan.flash)
-    return {
+@cache
+def conf(plan: Plan, rate: float) -> DistillationConf:
+    """Flash and regular distillation as a user writes them, with one learning rate."""
+    written = {
         "model": {"name": "search-flash"},
         "auto_distillation": {
-            "search": {"search_space": {"width": [4, 8]}},
+            "search": {"search_space": {name: list(values) for name, values in SPACE.items()}},
             "flash_distillation": {
                 "block_names": ["block1", "block2"],
                 "layer_mappings_for_knowledge_transfer": [[["block1", "layer2"]], [["block2", "layer3"]]],
@@ -47,21 +51,30 @@ def conf(plan: Plan) -> dict[str, Any]:
             "regular_distillation": {
                 "layer_mappings_for_knowledge_transfer": [[["head", "fc"]]],
                 "loss_types": [[{"KL": {"temperature": plan.temperature}}]],
-                "loss_weights": [[plan.weights[1]]],
+                "loss_weights": [[plan.weight]],
                 "add_origin_loss": [True],
-                "train_steps": [regular],
+                "train_steps": [plan.steps - sum(plan.flash)],
             },
             "train": {
-                "optimizer": {"Adam": {"learning_rate": plan.rate}},
+                "optimizer": {"Adam": {"learning_rate": rate}},
                 "scheduler": {"CosineAnnealing": {}},
             },
         },
     }
+    return DistillationConf(written)
 
 
 def distil(model: Network, seed: int, plan: Plan, teacher_model: nn.Module) -> nn.Module:
     """Flash, then regular distillation, `plan.steps` batches in all."""
-    raise NotImplementedError
+    batches = Batches(plan.images, seed, plan.steps)
+    scheduler = Scheduler()
+    for kind, rate in ((FlashDistillation, plan.flash_rate), (RegularDistillation, plan.rate)):
+        scheduler.combine(kind(conf(plan, rate), model, teacher_model, train_dataloader=batches, seed=seed))
+    model = scheduler()
+    taken = sum(stage["steps"] for stage in scheduler.history)
+    if taken != plan.steps:
+        raise RuntimeError(f"{taken} steps were taken, not {plan.steps}")
+    return model
 
 
 @dataclass(frozen=True)
