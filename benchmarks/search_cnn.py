@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.resnet import ResNet
 from kdhooks.datasets import build_dataset
 
-SPACE: dict[str, tuple[int, ...]] = {"width": (4, 6, 8, 12), "first": (1, 2, 4), "second": (1, 3)}
+SPACE: dict[str, tuple[int, ...]] = {"width": (4, 6, 8, 12), "first": (1, 3), "second": (1, 3)}
 """Channels of the first block, twice as many in the second; convolutions in each."""
 
 IMAGES, BATCH = 10_000, 32
@@ -45,16 +45,16 @@ class Plan:
         tested: images that accuracy is measured on.
     """
 
-    steps: int = 150
-    flash: tuple[int, int] = (30, 30)
-    rate: float = 3e-3
-    flash_rate: float = 3e-3
+    steps: int = 120
+    flash: tuple[int, int] = (24, 24)
+    rate: float = 6e-3
+    flash_rate: float = 6e-3
     norm: bool = False
     weight: float = 0.5
     temperature: float = 2.0
     images: int = IMAGES
-    teacher_epochs: float = 2.0
-    tested: int = 10_000
+    teacher_epochs: float = 1.0
+    tested: int = 5_000
 
 
 @dataclass
@@ -131,7 +131,11 @@ def _block(channels: int, width: int, count: int, norm: bool) -> nn.Sequential:
 def network(arch: Arch, seed: int, plan: Plan) -> Network:
     """A candidate with its initial weights."""
     torch.manual_seed(seed)
-    return Network(arch, plan.norm)
+    made = Network(arch, plan.norm)
+    for layer in made.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    return made
 
 
 @torch.no_grad()
@@ -158,9 +162,9 @@ def fit(model: nn.Module, batches: Batches, rate: float) -> None:
 
 @cache
 def teacher(plan: Plan, folder: Path) -> nn.Module:
-    """A ResNet-8 of 16 channels, from its file or trained with all images and written there."""
+    """A ResNet-8 of 8 channels, from its file or trained with all images and written there."""
     torch.manual_seed(0)
-    model, path = ResNet(8, classes=10, channels=1), folder / f"search-teacher-{plan.teacher_epochs:g}.pt"
+    model, path = ResNet(8, classes=10, channels=1, width=8), folder / f"search-teacher-{plan.teacher_epochs:g}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from benchmarks.results_store import Store
-from benchmarks.search_cnn import SPACE, Arch, Batches, Network, Plan, accuracy, candidates, fit, network, teacher
+from benchmarks.search_cnn import SPACE, Arch, Batches, Plan, accuracy, candidates, fit, network, teacher
 from kdhooks import DistillationConf
 from kdhooks.search.scheduler import Scheduler
 from kdhooks.search.stages import FlashDistillation, RegularDistillation
@@ -64,7 +64,7 @@ def conf(plan: Plan, rate: float) -> DistillationConf:
     return DistillationConf(written)
 
 
-def distil(model: Network, seed: int, plan: Plan, teacher_model: nn.Module) -> nn.Module:
+def distil(model: nn.Module, seed: int, plan: Plan, teacher_model: nn.Module | None) -> nn.Module:
     """Flash, then regular distillation, `plan.steps` batches in all."""
     batches = Batches(plan.images, seed, plan.steps)
     scheduler = Scheduler()
@@ -97,7 +97,7 @@ class Run:
         return repr(plan) if self.way == "distilled" else repr((*shared, LONGER if self.way == "long" else 1))
 
 
-def train(run: Run, plan: Plan, teacher_model: nn.Module) -> dict[str, float]:
+def train(run: Run, plan: Plan, teacher_model: nn.Module | None) -> dict[str, float]:
     """Train one candidate: its accuracy in percent, and what it took."""
     model: nn.Module = network(run.arch, run.seed, plan)
     began = time.perf_counter()
@@ -142,7 +142,7 @@ def main() -> None:
         for way, arch in itertools.product(options.ways, archs):
             run = Run(name, way, arch, seed)
             if store.get(run.key, seed, run.description(plan)) is None:
-                found = train(run, plan, taught(plan, folder, store))
+                found = train(run, plan, taught(plan, folder, store) if way == "distilled" else None)
                 store.add(run.key, seed, run.description(plan), found)
                 say(f"{run.key} seed {seed}: {found['score']:.2f} % ({found['seconds']:.1f} s)")
         write(page, Sources(flash=store.path))
