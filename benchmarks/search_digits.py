@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import multiprocessing
 import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +196,7 @@ def near_best(rows: Sequence[Mapping[str, float]], near: float = NEAR) -> list[M
     return sorted((row for row in rows if row["score"] >= best - near), key=lambda row: -row["score"])
 
 
-def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int) -> None:
+def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int, jobs: int = 1) -> None:
     """Train all candidates that are not in the table yet, a line each; the order of the grid when all are there.
 
     A table that was made with other seeds or steps is neither gone on with nor replaced.
@@ -207,12 +209,12 @@ def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int) -> None:
     done = {key(row) for row in read(path)}
     missing = [arch for arch in wanted if key(arch) not in done]
     random.Random(0).shuffle(missing)
-    for number, arch in enumerate(missing):
-        row = score(arch, seeds, steps)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(",".join(f"{value:g}" for value in row.values()) + "\n")
-        if number % 10 == 0 or number == len(missing) - 1:
-            say(read(path), len(wanted))
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for number, row in enumerate(pool.map(partial(score, seeds=seeds, steps=steps), missing)):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(",".join(f"{value:g}" for value in row.values()) + "\n")
+            if number % 20 == 0:
+                say(read(path), len(wanted))
     write(path, sorted(read(path), key=key), top)
 
 
@@ -232,10 +234,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--some", type=int, help="so many candidates, drawn at random, and not all")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, of one thread each")
     parser.add_argument("--out", type=Path, help=f"benchmarks/{TABLE.name} unless --quick")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     wanted: list[dict[str, float]] = candidates()
     if options.quick:
         options.seeds, options.steps, options.some = 1, 2, 2
@@ -243,7 +245,7 @@ def main() -> None:
         wanted = random.Random(1).sample(wanted, options.some)
     path = options.out or (Path(".kdhooks") / TABLE.name if options.quick else TABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    exhaust(path, wanted, options.seeds, options.steps)
+    exhaust(path, wanted, options.seeds, options.steps, options.jobs)
     rows = read(path)
     say(rows, len(wanted))
     for row in near_best(rows):

@@ -146,3 +146,7 @@ def main() -> None:
                 store.add(run.key, seed, run.description(plan), found)
                 say(f"{run.key} seed {seed}: {found['score']:.2f} % ({found['seconds']:.1f} s)")
         write(page, Sources(flash=store.path))
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from benchmarks.results_store import Store
 from benchmarks.search_flash_figures import compare
 from benchmarks.search_page import Sources, write
 
-PEAK = {"layers": 2, "width": 16, "kernel": 3, "hidden": 64, "rate": 0.008}
+PEAK = {"layers": 2, "width": 16, "kernel": 3, "rate": 0.008}
 
 
 def table(path: Path) -> list[dict[str, float]]:
@@ -101,7 +101,7 @@ def test_the_command_searches_and_writes_the_page(tmp_path: Path, monkeypatch: p
     trials = [run["trials"] for run in Store(figures).runs("Random").values()]
     text = page.read_text()
     assert f"| Random | {statistics.median(trials):g} |" in text
-    assert "| 2 | 16 | 3 | 64 | 0.008 | 90.00 ± 0.10 |" in text
+    assert "| 2 | 16 | 3 | 0.008 | 90.00 ± 0.10 |" in text
     assert "<!-- written bo -->\nkept\n<!-- end -->" in text
     monkeypatch.setattr(search_bo, "search", lambda *_: pytest.fail("it is there"))
     search_bo.main()
