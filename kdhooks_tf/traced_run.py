@@ -69,11 +69,14 @@ class TracedRun:
         """
         from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
-        body = function_def_to_graph(self._functions[function], [list(shape) for shape in inputs])
+        definition = type(self._functions[function])()
+        definition.CopyFrom(self._functions[function])
+        definition.ClearField("arg_attr")  # shapes of the variables' handles, where constants are by now
+        body = function_def_to_graph(definition, input_shapes=[tf.TensorShape(shape) for shape in inputs])
         total = 0
         for operation in body.get_operations():
             counts = operation.type in _FORMULAS or operation.type in _CALLS
-            if counts and not all(one.shape.is_fully_defined() for one in operation.inputs):
+            if counts and not all(one.shape.is_fully_defined() for one in (*operation.inputs, *operation.outputs)):
                 raise ValueError(f"the sizes of {operation.name}, which XLA compiles, are not known before it runs")
             if counts:
                 shapes = [tuple(one.shape.as_list()) for one in operation.inputs]

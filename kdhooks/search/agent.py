@@ -35,9 +35,10 @@ class Agent:
         eval_func: Callable[[Any], Any] | None = None,
     ) -> None:
         messages.speak_by_default()
+        given: tuple[Any, Any] = (model_builder, conf)
         if callable(conf) or not (model_builder is None or callable(model_builder)):
-            model_builder, conf = conf, model_builder  # type: ignore[assignment]
-        self.model_builder: Any = model_builder
+            given = (conf, model_builder)
+        self.model_builder: Any = given[0]
         self.teacher_model = teacher_model
         self.train_func, self.eval_func = train_func, eval_func
         self.train_dataloader: Any = None
@@ -47,7 +48,7 @@ class Agent:
         self._sampler: Any = None
         self._result: SearchResult | None = None
         self._best_arch: dict[str, Any] | None = None
-        self.config = conf
+        self.config = given[1]
 
     @property
     def config(self) -> DistillationConf:

@@ -33,7 +33,8 @@ class AutoDistillation(Agent):
     """Searches for the architecture of the student, distils each candidate, and tells the best one.
 
     Args:
-        model_builder: called with an architecture, a dict of parameters by name; returns a new model.
+        model_builder: called with an architecture, a dict of parameters by name; returns a new model. An attribute
+            ``identity`` of it, plain data by name, tells studies of different builders apart.
         conf: the path of a YAML file, a dict of the same form or of the classic one, or a `DistillationConf`. It and
             `model_builder` may come in either order.
         teacher_model: one model, a list of models, or a mapping of models by name, that all candidates learn from.
@@ -200,7 +201,8 @@ class AutoDistillation(Agent):
         search = self.settings.search
         space = Space(search.search_space, search.relations)
         identity = identity_of(self.settings, self.config.settings.distillation.train)
-        study = Study(self.config, space=space, settings=search, identity=identity)
+        built = getattr(self.model_builder, "identity", {})
+        study = Study(self.config, space=space, settings=search, identity={**identity, **built})
         if self._sampler is not None:
             study.advisor = Advisor(space, search, self._sampler)
         return study

@@ -8,6 +8,8 @@ network is asked only for a name that the user wrote. What follows from other pa
 from __future__ import annotations
 
 import inspect
+import json
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from importlib import import_module
@@ -94,6 +96,12 @@ class ConfigBuilder:
         if self._pretrained is not None:
             self._begin_with_weights(model)
         return model
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What candidates have in common, in a few letters: the configuration's class, a digest, the model's class."""
+        digest = zlib.crc32(json.dumps(self._values, sort_keys=True, default=str).encode())
+        return {"built from": f"{self._kind.__name__} {digest:08x} for {self.model_cls.__name__}"}
 
     def configuration(self, arch: Mapping[str, Any]) -> Any:
         """The configuration of an architecture; UsageError where it has no such parameter."""

@@ -6,6 +6,7 @@ open in the study and is taken up again.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -74,7 +75,7 @@ class Course:
 
     def propose(self, together: Together) -> Proposal | None:
         """A new proposal; None where the search is over."""
-        found = together.led(lambda: _plain(self.study.propose()))
+        found = together.led(self._proposed)
         return None if found is None else self._opened(found)
 
     def proposal_of(self, arch: Mapping[str, Any], together: Together) -> Proposal | Candidate:
@@ -87,7 +88,8 @@ class Course:
         for candidate in self._known:
             if candidate.state != "running" and self.space.key(candidate.arch) == key:
                 return candidate
-        return self._opened(together.led(lambda: _plain(self.study.given(arch))))
+        found = together.led(lambda: _plain(self.study.given(arch)))
+        return self._opened(found)
 
     def look(self, together: Together) -> None:
         """Let every rank know the candidates of the study."""
@@ -101,7 +103,10 @@ class Course:
             KDHooksError: a mistake that the next candidate would make too; the proposal stays open.
         """
         rules = replace(self._actions.rules, lenient=self._trained)
-        candidate = Trial(proposal, rules, self._actions, together, self._prunes, self._keep).run()
+        trial = Trial(proposal, rules, self._actions, together, self._prunes, self._keep)
+        candidate = trial.run()
+        if trial.lingers:  # Keras' models hold themselves in a circle, and so does much that failed
+            gc.collect()
         recorded = together.led(lambda: self.study.finish(proposal, candidate).as_dict())
         candidate = Candidate.from_dict(recorded)
         del self._open[self.space.key(proposal.arch)]
@@ -121,6 +126,10 @@ class Course:
             self._study = None
         self._open.clear()
         self._reasons.clear()
+
+    def _proposed(self) -> dict[str, Any] | None:
+        proposal = self.study.propose()
+        return None if proposal is None else _plain(proposal)
 
     def _prunes(self, proposal: Proposal, step: int, score: float) -> bool:
         return self.study.report(proposal, step, score)
@@ -168,8 +177,6 @@ def _first_line(text: str) -> str:
     return (text.splitlines() or [""])[0]
 
 
-def _plain(proposal: Proposal | None) -> dict[str, Any] | None:
+def _plain(proposal: Proposal) -> dict[str, Any]:
     """A proposal as other ranks hear it."""
-    if proposal is None:
-        return None
     return {"number": proposal.number, "arch": dict(proposal.arch), "seed": proposal.seed}

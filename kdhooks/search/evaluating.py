@@ -61,7 +61,8 @@ class Evaluating:
         Args:
             seed: of the loop; None leaves the file's.
         """
-        conf, own = self._agent.config, self._settings
+        conf: DistillationConf = self._agent.config
+        own = self._settings
         whole = conf.settings
         tuning = replace(whole.tuning, resume=False, tensorboard=False)
         if seed is not None and whole.tuning.random_seed is not None:

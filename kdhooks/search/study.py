@@ -101,6 +101,7 @@ class Study:
         self._held: dict[int, int] = {}  # trials of this process by the numbers of their candidates
         self._begin = time.monotonic()
         self._is_exhausted = False
+        self._deaths: Mapping[int, int] = {}  # of each candidate, when the last one was chosen
         weakref.finalize(self, self._heart.stop)  # signs of life of a forgotten study would be lies
 
     def propose(self) -> Proposal | None:
@@ -147,7 +148,8 @@ class Study:
         """
         trial_id = self._trial_of(proposal)
         candidate = replace(candidate, number=proposal.number, arch=dict(proposal.arch), worker=shown(self._worker))
-        candidate = usable(candidate, self._settings.metrics, self._book.entry(trial_id).scores)
+        scores = self._book.entry(trial_id).scores if candidate.state == "pruned" else {}
+        candidate = usable(candidate, self._settings.metrics, scores)
         is_recorded = self._book.finish(trial_id, candidate, values_of(candidate, self._settings.metrics))
         self._heart.end(trial_id)
         del self._held[proposal.number]
@@ -195,30 +197,31 @@ class Study:
 
     def _take(self, arch: Arch | None = None) -> Proposal | None:
         """A ticket and the claim of what is to be trained; None where nothing is left by then."""
-        ticket = self._book.take_ticket(self._worker)
-        self._heart.begin(ticket.trial_id)
+        trial_id = self._book.take_ticket(self._worker)
+        self._heart.begin(trial_id)
         try:
-            entries = self._claims.wait_for_turn(ticket)
+            entries = self._claims.wait_for_turn(trial_id)
             claim = self._choose(entries) if arch is None else self._chosen(entries, arch)
             if claim is None:
-                self._withdraw(ticket)
+                self._withdraw(trial_id)
                 return None
             number, arch = claim
-            self._book.claim(ticket.trial_id, number, arch)
-            self._held[number] = ticket.trial_id
+            self._book.claim(trial_id, number, arch)
+            self._held[number] = trial_id
         except BaseException:
-            self._withdraw(ticket)
+            self._withdraw(trial_id)
             raise
         shown_axes = {name: self._space.axes[name].shown_distribution() for name in arch}
-        self._book.show(ticket.trial_id, {name: (arch[name], axis) for name, axis in shown_axes.items()})
+        self._book.show(trial_id, {name: (arch[name], axis) for name, axis in shown_axes.items()})
         return Proposal(number, dict(arch), seed_of("train", self._settings.seed, self._space.key(arch)))
 
-    def _withdraw(self, ticket: Entry) -> None:
-        self._heart.end(ticket.trial_id)
-        self._book.end(ticket)
+    def _withdraw(self, trial_id: int) -> None:
+        self._heart.end(trial_id)
+        self._book.end(self._book.entry(trial_id))
 
     def _choose(self, entries: Sequence[Entry]) -> tuple[int, Arch] | None:
         """The number and architecture of an orphan, or of something new."""
+        self._deaths = deaths(entries)
         for orphan in orphans(entries):
             assert orphan.number is not None
             logger.info("candidate %d is taken up again", orphan.number)
@@ -251,7 +254,7 @@ class Study:
 
     def _is_deadly(self, proposal: Proposal) -> bool:
         """Whether too many workers died of a candidate; it is recorded as failed then."""
-        died = deaths(self._book.entries())[proposal.number]
+        died = self._deaths[proposal.number]
         if died < DEATHS:
             return False
         reason = f"{died} workers died while they trained it"

@@ -52,7 +52,8 @@ class Together:
         if self.backend is None:
             return function()
         if not self.leads:
-            return self._followed()
+            heard: T = self._followed()
+            return heard
         try:
             value = function()
         except KDHooksError as error:

@@ -87,11 +87,13 @@ class TrainerMixin:
         self._fields = CommonFields(teacher_model, labels)
         train, judged = self._loader("train"), self._loader("eval")
         conf = self._configuration(_length(train))
+        identity: Mapping[str, Any] = getattr(model_builder, "identity", {})
         if model_builder is None:
             self._made = self._config_builder(model_cls, teacher_model, conf)
             _check_space(conf, self._made)
-            model_builder = partial(self.model_builder_builtin, model_cls=model_cls)
-        agent = AutoDistillation(_Meeting(model_builder, self._fields), conf, teacher_model=teacher_model)
+            model_builder, identity = partial(self.model_builder_builtin, model_cls=model_cls), self._made.identity
+        builder = _Meeting(model_builder, self._fields, identity)
+        agent = AutoDistillation(builder, conf, teacher_model=teacher_model)
         agent.train_dataloader, agent.eval_dataloader = train, judged
         agent.train_func, agent.eval_func = train_func, eval_func
         if eval_func is None and judged is not None and getattr(self, "compute_metrics", None) is not None:
@@ -200,8 +202,10 @@ class TrainerMixin:
 class _Meeting:
     """A model builder that tells of every candidate, so that batches have only what it takes."""
 
-    def __init__(self, build: Callable[[dict[str, Any]], Any], fields: CommonFields) -> None:
-        self._build, self._fields = build, fields
+    def __init__(
+        self, build: Callable[[dict[str, Any]], Any], fields: CommonFields, identity: Mapping[str, Any]
+    ) -> None:
+        self._build, self._fields, self.identity = build, fields, identity
 
     def __call__(self, arch: dict[str, Any]) -> Any:
         model = self._build(arch)

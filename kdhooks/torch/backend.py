@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +20,12 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.ledger import Stopwatch
-from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
 from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
+from kdhooks.torch.group import Group
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.stored_teacher import StoredTeacher
 from kdhooks.torch.taps import Taps, drop_dead_hooks
@@ -44,29 +44,10 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend(Blocks):
+class TorchBackend(Blocks, Group):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
-
-    def rank(self) -> int:
-        """The rank in the default process group, or what the launcher's environment says."""
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank()
-        return environment_rank()
-
-    def together(self) -> AbstractContextManager[tuple[int, int]]:
-        """Within the block the processes of a launcher are one group; see `kdhooks.torch.ranks.together`."""
-        from kdhooks.torch.ranks import together
-
-        return together()
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's plain data on all ranks; see `kdhooks.torch.ranks.broadcast`."""
-        from kdhooks.torch.ranks import broadcast
-
-        return broadcast(value)
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""

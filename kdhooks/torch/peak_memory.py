@@ -51,7 +51,7 @@ def _on_cuda(once: Callable[[], object], devices: Iterable[torch.device]) -> int
 
 
 def _on_cpu(once: Callable[[], object]) -> int:
-    if torch.autograd._profiler_enabled():  # which would be ended with ours
+    if torch._C._autograd._profiler_enabled():  # which would be ended with ours
         raise UsageError("peak_memory needs torch's profiler, which can't run twice at once: end the other one first")
     with _without_notices(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         once()

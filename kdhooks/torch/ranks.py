@@ -8,10 +8,9 @@ exchanged, never pickled objects.
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -134,30 +133,3 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier(group=self._group)
-
-
-@contextmanager
-def together() -> Iterator[tuple[int, int]]:
-    """Within the block the processes of a launcher are one group; see `kdhooks.backend.Backend.together`."""
-    started = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    ranks = Ranks.join(started or (dist.is_available() and dist.is_initialized()))
-    try:
-        yield ranks.rank, ranks.size
-    finally:
-        ranks.leave()
-
-
-def broadcast(value: Any) -> Any:
-    """Rank 0's plain data on all ranks; see `kdhooks.backend.Backend.broadcast`."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return value
-    nccl = dist.get_backend() == "nccl"  # which moves nothing that is on the host
-    device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
-    text = json.dumps(value).encode() if dist.get_rank() == 0 else b""
-    size = torch.tensor(len(text), device=device)
-    dist.broadcast(size, 0)
-    content = torch.zeros(int(size), dtype=torch.uint8, device=device)
-    if text:
-        content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    dist.broadcast(content, 0)
-    return json.loads(content.cpu().numpy().tobytes())

@@ -155,20 +155,20 @@ def main() -> None:
     sys.stdin.readline()
     with Study(DistillationConf(), space=space(), settings=chosen) as study:
         _deadly(study, death)
-        begin, overhead, numbers = time.time(), 0.0, []
+        begin, overheads, numbers = time.time(), list[float](), list[int]()
         while True:
             asked = time.perf_counter()
             proposal = study.propose()
             if proposal is None:
                 break
-            overhead += time.perf_counter() - asked
+            overhead = time.perf_counter() - asked
             time.sleep(float(seconds))
             candidate, asked = trained(proposal), time.perf_counter()
             study.finish(proposal, candidate)
-            overhead += time.perf_counter() - asked
+            overheads.append(overhead + time.perf_counter() - asked)
             numbers.append(proposal.number)
             finished = time.time()
-    print(json.dumps({"begin": begin, "end": finished, "overhead": overhead, "numbers": numbers}))
+    print(json.dumps({"begin": begin, "end": finished, "overheads": overheads, "numbers": numbers}))
 
 
 if __name__ == "__main__":

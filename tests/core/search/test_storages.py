@@ -151,7 +151,7 @@ def test_a_process_that_was_forked_while_the_lock_was_held_does_not_keep_it(tmp_
 
     lock, other = SystemLock(tmp_path / "study.log"), SystemLock(tmp_path / "study.log")
     lock.acquire()
-    child = subprocess.Popen(["sleep", "30"], close_fds=False, pass_fds=[lock._held or 0])
+    child = subprocess.Popen(["sleep", "30"], pass_fds=[lock._held or 0])
     lock.release()
     waiting = threading.Thread(target=other.acquire)
     waiting.start()

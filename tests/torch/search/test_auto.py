@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import weakref
@@ -98,7 +97,6 @@ def test_students_of_earlier_trials_are_gone(tmp_path: Path) -> None:
     earlier: list[weakref.ref[Any]] = []
 
     def watched(arch: dict[str, Any]) -> nn.Module:
-        gc.collect()
         assert [one() for one in earlier] == [None] * len(earlier)
         model = build(arch)
         earlier.append(weakref.ref(model))
@@ -108,7 +106,6 @@ def test_students_of_earlier_trials_are_gone(tmp_path: Path) -> None:
 
     made.model_builder = watched
     made.search_loop()
-    gc.collect()
     assert [one() for one in earlier] == [None] * 4
     assert [one.state for one in made.search_result.candidates] == ["complete", "failed", "complete", "complete"]
 
@@ -299,52 +296,6 @@ def test_only_weights_of_the_best_are_kept(tmp_path: Path) -> None:
         files = {str(path) for path in folder.iterdir()} if folder.exists() else set()
         assert set(named) == widths and set(named.values()) == files
         assert all(path.endswith(".safetensors") for path in files)
-
-
-def test_a_pruner_ends_poor_candidates(tmp_path: Path) -> None:
-    steps: list[int] = []
-    settings = conf(
-        tmp_path, stages={}, max_trials=6, search_algorithm="Grid", pruner={"median": {"startup_trials": 2}}
-    )
-    made = AutoDistillation(build, settings)
-
-    def train(model: Any) -> None:
-        for step in range(3):
-            steps.append(model.hidden.out_features)
-            made.report(step, 1.0 / model.hidden.out_features)
-
-    made.train_func, made.eval_func = train, lambda model: 1.0 / model.hidden.out_features
-    assert made.search_loop() == {"width": 2}
-    states = {one.arch["width"]: one.state for one in made.search_result.candidates}
-    assert states[2] == states[3] == "complete" and states[8] == "pruned"
-    assert steps.count(2) == 3 and steps.count(8) == 1
-    assert made.search_result.candidates[5].reason == "its score 0.125 after epoch 0 was behind the others'"
-    with pytest.raises(UsageError) as caught:
-        made.report(0, 1.0)
-    assert str(caught.value) == "report() is for train_func, while the search trains a candidate"
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_a_pruner_is_fed_by_the_configurations_stages(tmp_path: Path, own: bool) -> None:
-    made = agent(tmp_path, max_trials=3, pruner="median")
-    seen: list[int] = []
-    if own:
-        made.eval_func = lambda model: seen.append(1) or 0.5  # type: ignore[func-returns-value]
-    made.search_loop()
-    assert [one.state for one in made.search_result.candidates] == ["complete"] * 3
-    assert len(seen) == (9 if own else 0)  # after each of two epochs, and at the end
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_without_stages_the_section_distillation_trains(tmp_path: Path, own: bool) -> None:
-    made = agent(tmp_path, stages={}, max_trials=2, pruner="median")
-    if own:
-        made.eval_func = lambda model: 0.5
-    made.search_loop()
-    found = made.search_result.candidates
-    assert [one.state for one in found] == ["complete"] * 2
-    assert [stage["steps"] for one in found for stage in one.stages] == [8, 8]
-    assert not list(tmp_path.glob("*.pt"))  # no checkpoint of a candidate
 
 
 def test_an_empty_search_says_so(tmp_path: Path) -> None:

@@ -219,6 +219,17 @@ def test_parameters_that_do_not_fit_together_are_the_candidates_own_failure(tmp_
     )
 
 
+def test_a_study_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    content = classic(tmp_path, storage=None, max_trials=1, keep_weights="none")
+    trainer = a_trainer(tmp_path)
+    trainer.autodistillation_config = content
+    found = trainer.autodistillation(teacher(), model_cls=AUTO)
+    assert trainer.autodistillation(teacher(), model_cls=AUTO) == found, "which was trained already"
+    trainer.config = mobile(intermediate_size=16)
+    with pytest.raises(ConfigError, match=r'of another search: built from was "MobileBertConfig [0-9a-f]{8} for Auto'):
+        trainer.autodistillation(teacher(), model_cls=AUTO)
+
+
 def test_a_field_that_the_student_lacks_is_taken_from_the_teacher_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
