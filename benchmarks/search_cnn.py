@@ -1,7 +1,7 @@
 """A small space of convolutional networks on FashionMNIST, and a teacher: what `benchmarks.search_flash` trains.
 
-Rules: everything random comes from a seed; the networks have no BatchNorm unless the plan says so, for a deep one then
-begins slowly, and that is what distilling it block by block is for.
+Rules: everything random comes from a seed. The networks have no BatchNorm: a deep one begins slowly then, and that is
+what distilling it block by block is for.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Plan:
 
     Attributes:
         steps: of a short training, in both ways.
-        flash: of these, for each block.
+        flash: of these, for each of the two flash stages.
+        guided: whether a flash stage trains the whole network with the labels' loss too, and not its block alone.
+        loss: of a flash stage, between the block's output and that of the teacher's.
+        flash_weight: of that loss.
         rate: of Adam, with a cosine to 0.
         flash_rate: of the stages of the blocks.
-        norm: whether convolutions are followed by BatchNorm.
         weight: of the teacher's term in the regular stage, beside the labels' with 1.
         temperature: of the teacher's term.
         images: that candidates are trained with.
@@ -46,11 +48,13 @@ class Plan:
     """
 
     steps: int = 120
-    flash: tuple[int, int] = (24, 24)
+    flash: int = 12
+    guided: bool = False
+    loss: str = "similarity_preserving"
+    flash_weight: float = 1.0
     rate: float = 6e-3
     flash_rate: float = 6e-3
-    norm: bool = False
-    weight: float = 0.5
+    weight: float = 2.0
     temperature: float = 2.0
     images: int = IMAGES
     teacher_epochs: float = 1.0
@@ -107,11 +111,11 @@ def candidates() -> list[dict[str, int]]:
 class Network(nn.Module):
     """Two blocks at 14 × 14 and 7 × 7, an average, and the classes; [N, 1, 28, 28] to logits [N, 10]."""
 
-    def __init__(self, arch: Arch, norm: bool = False) -> None:
+    def __init__(self, arch: Arch) -> None:
         super().__init__()
         width = int(arch["width"])
-        self.block1 = _block(1, width, int(arch["first"]), norm)
-        self.block2 = _block(width, 2 * width, int(arch["second"]), norm)
+        self.block1 = _block(1, width, int(arch["first"]))
+        self.block2 = _block(width, 2 * width, int(arch["second"]))
         self.head = nn.Linear(2 * width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,19 +123,18 @@ class Network(nn.Module):
         return logits
 
 
-def _block(channels: int, width: int, count: int, norm: bool) -> nn.Sequential:
+def _block(channels: int, width: int, count: int) -> nn.Sequential:
     """`count` convolutions; the first halves the map."""
     layers: list[nn.Module] = []
     for index in range(count):
-        layers.append(nn.Conv2d(width if index else channels, width, 3, 1 if index else 2, 1))
-        layers += [nn.BatchNorm2d(width), nn.ReLU()] if norm else [nn.ReLU()]
+        layers += [nn.Conv2d(width if index else channels, width, 3, 1 if index else 2, 1), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
-def network(arch: Arch, seed: int, plan: Plan) -> Network:
+def network(arch: Arch, seed: int) -> Network:
     """A candidate with its initial weights."""
     torch.manual_seed(seed)
-    made = Network(arch, plan.norm)
+    made = Network(arch)
     for layer in made.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

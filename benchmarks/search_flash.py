@@ -1,6 +1,6 @@
 """Does a short distillation say more of a candidate than a short training alone? Flash and regular distillation judged.
 
-    python -m benchmarks.search_flash [--seeds 3] [--plans plain norm] [--ways alone distilled long]
+    python -m benchmarks.search_flash [--seeds 2] [--plans blocks guided] [--ways alone distilled long]
     python -m benchmarks.search_flash --quick     # two candidates, a few steps, into .kdhooks
 
 Every candidate of `benchmarks.search_cnn` is trained on FashionMNIST (Debian's package dataset-fashion-mnist) in three
@@ -31,8 +31,8 @@ from kdhooks.search.stages import FlashDistillation, RegularDistillation
 
 FIGURES = Path(__file__).with_name("figures") / "search_flash.json"
 LONGER, WAYS = 8, ("alone", "distilled", "long")
-PLANS = {"plain": Plan(), "norm": Plan(norm=True)}
-QUICK: dict[str, Any] = {"steps": 6, "flash": (2, 2), "images": 320, "teacher_epochs": 0.01, "tested": 500}
+PLANS = {"blocks": Plan(), "guided": Plan(guided=True, flash_weight=100.0)}
+QUICK: dict[str, Any] = {"steps": 6, "flash": 2, "images": 320, "teacher_epochs": 0.01, "tested": 500}
 
 
 @cache
@@ -43,17 +43,20 @@ def conf(plan: Plan, rate: float) -> DistillationConf:
         "auto_distillation": {
             "search": {"search_space": {name: list(values) for name, values in SPACE.items()}},
             "flash_distillation": {
-                "block_names": ["block1", "block2"],
+                "block_names": ["", ""] if plan.guided else ["block1", "block2"],
                 "layer_mappings_for_knowledge_transfer": [[["block1", "layer2"]], [["block2", "layer3"]]],
-                "loss_types": [["MSE"], ["MSE"]],
-                "train_steps": list(plan.flash),
+                "loss_types": [[plan.loss], [plan.loss]],
+                "loss_weights": [[plan.flash_weight], [plan.flash_weight]],
+                "add_origin_loss": [plan.guided, plan.guided],
+                "train_steps": [plan.flash, plan.flash],
+                "freeze_earlier": False,
             },
             "regular_distillation": {
                 "layer_mappings_for_knowledge_transfer": [[["head", "fc"]]],
                 "loss_types": [[{"KL": {"temperature": plan.temperature}}]],
                 "loss_weights": [[plan.weight]],
                 "add_origin_loss": [True],
-                "train_steps": [plan.steps - sum(plan.flash)],
+                "train_steps": [plan.steps - 2 * plan.flash],
             },
             "train": {
                 "optimizer": {"Adam": {"learning_rate": rate}},
@@ -89,17 +92,18 @@ class Run:
     @property
     def key(self) -> str:
         """Finds the stored run."""
-        return " ".join([self.plan, self.way, *(str(value) for value in self.arch.values())])
+        plan = [self.plan] if self.way == "distilled" else []  # the others know of no teacher
+        return " ".join([self.way, *plan, *(str(value) for value in self.arch.values())])
 
     def description(self, plan: Plan) -> str:
         """All that decides it."""
-        shared = (plan.steps, plan.rate, plan.norm, plan.images)
+        shared = (plan.steps, plan.rate, plan.images)
         return repr(plan) if self.way == "distilled" else repr((*shared, LONGER if self.way == "long" else 1))
 
 
 def train(run: Run, plan: Plan, teacher_model: nn.Module | None) -> dict[str, float]:
     """Train one candidate: its accuracy in percent, and what it took."""
-    model: nn.Module = network(run.arch, run.seed, plan)
+    model: nn.Module = network(run.arch, run.seed)
     began = time.perf_counter()
     if run.way == "distilled":
         model = distil(model, run.seed, plan, teacher_model)
@@ -126,7 +130,7 @@ def main() -> None:
     from benchmarks.search_page import PAGE, Sources, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--plans", nargs="+", default=list(PLANS), choices=list(PLANS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--quick", action="store_true")

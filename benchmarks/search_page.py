@@ -23,6 +23,7 @@ from benchmarks.search_digits import NEAR, SPACE, TABLE, near_best, read
 from benchmarks.search_flash_figures import Comparison, compare
 from kdhooks.demo import mean_and_error
 
+TITLES = {"blocks": "each block by itself", "guided": "the whole network, with labels, in every stage"}
 PAGE = Path("docs/results_search.md")
 NOTES = ("found", "digits", "bo", *(f"flash-{plan}" for plan in search_flash.PLANS), "tried")
 HEAD = """# Searching for a student
@@ -119,7 +120,7 @@ def _searches(rows: Sequence[Mapping[str, float]], store: Store) -> list[str]:
 
 def _flash(found: Comparison) -> list[str]:
     plan = search_flash.PLANS[found.plan]
-    share = ", ".join(str(steps) for steps in (*plan.flash, plan.steps - sum(plan.flash)))
+    share = ", ".join(str(steps) for steps in (plan.flash, plan.flash, plan.steps - 2 * plan.flash))
     lines = [["", "steps", "accuracy", "Spearman", "Kendall", "Spearman, a seed", "Kendall, a seed", "s a candidate"]]
     for way in search_flash.WAYS:
         one = found.ways[way]
@@ -128,7 +129,7 @@ def _flash(found: Comparison) -> list[str]:
         lines[-1].append(f"{one.seconds:.1f}")
     archs = [[*(str(value) for value in arch), *scores] for arch, scores in found.candidates]
     return [
-        f"## FashionMNIST, {'with' if plan.norm else 'without'} BatchNorm: flash and regular distillation, or alone\n",
+        f"## FashionMNIST: flash and regular distillation, or alone ({TITLES[found.plan]})\n",
         f"{len(archs)} candidates, {found.seeds} seeds, {plan.images:,} images, batches of {found.batch}; flash and "
         f"regular distillation take {share} steps. The teacher is a ResNet-8 ({found.teacher}).\n",
         table(lines),
