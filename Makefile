@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-ipex fashion-mnist lint types examples docs bench results soak check clean
+.PHONY: help demo test test-system test-ipex fashion-mnist postgresql lint types examples docs bench results soak check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,11 @@ fashion-mnist: ## install Debian's dataset-fashion-mnist where it is missing
 	@dpkg -s dataset-fashion-mnist >/dev/null 2>&1 || \
 	    { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq dataset-fashion-mnist; }
 
-test-system: $(READY) fashion-mnist ## the tests that need Debian's dataset-fashion-mnist (installed when it is missing)
+postgresql: ## install Debian's postgresql where it is missing
+	@dpkg -s postgresql >/dev/null 2>&1 || \
+	    { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; }
+
+test-system: $(READY) fashion-mnist postgresql ## the tests that need packages of Debian's (installed when they are missing)
 	$(PYTEST) -n $(JOBS) tests/system
 
 $(IPEX_READY): constraints-ipex.txt

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from kdhooks.distillation import Distillation
     from kdhooks.errors import ConfigError, KDHooksError
     from kdhooks.registry import register_dataset, register_loss, register_matcher, register_metric
+    from kdhooks.search.auto import AutoDistillation
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "AutoDistillation": "kdhooks.search.auto",
     "Distillation": "kdhooks.distillation",
     "DistillationConf": "kdhooks.config",
     "ConfigError": "kdhooks.errors",
@@ -30,6 +32,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "AutoDistillation",
     "ConfigError",
     "Distillation",
     "DistillationConf",

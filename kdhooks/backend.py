@@ -7,11 +7,14 @@ the backend's own module is imported only when a model of it is there.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from kdhooks.clock import Clock
 from kdhooks.errors import MissingPackageError, ModelError
@@ -42,6 +45,42 @@ class Monitor(Protocol):
         """Put them back."""
 
 
+class BlockState(ABC):
+    """A block of a model: a layer with all that is under it.
+
+    Attributes:
+        name: of the layer, as its author gave it.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def structure(self) -> str:
+        """What two blocks have in common between which weights can go over: classes, options, names and shapes."""
+
+    @abstractmethod
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Copies of the weights by name, on the host; those of dtypes that NumPy has not as float32."""
+
+    @abstractmethod
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write weights of a block of the same structure into this one."""
+
+
+class Evaluator(Protocol):
+    """Measures a model as a configuration says.
+
+    Attributes:
+        names: of what it gives.
+    """
+
+    names: tuple[str, ...]
+
+    def __call__(self, model: Any) -> tuple[dict[str, float], float, bool]:
+        """Values by name, their score, and whether a higher score is better; the model is in evaluation mode."""
+
+
 class Backend(Protocol):
     """One framework's side of distillation."""
 
@@ -49,6 +88,19 @@ class Backend(Protocol):
 
     def rank(self) -> int:
         """The rank of this process in the framework's process group; 0 where there is none."""
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """Within the block the processes that a launcher started for one student are one group: its rank and size.
+
+        Rank 0 and size 1 where there is one process. A group that the program has made is used, and left as it is.
+        """
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on all ranks of the group; every rank has to call it.
+
+        Args:
+            value: what JSON can write, of which that of rank 0 counts; lists come out of it where tuples went in.
+        """
 
     def criteria(self, conf: Any) -> tuple[Any, ...]:
         """The criteria that a configuration names."""
@@ -110,8 +162,8 @@ class Backend(Protocol):
     def evaluation_mode(self, model: Any) -> AbstractContextManager[None]:
         """Within the block the model is in evaluation mode; afterwards every module is as it was."""
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
-        """What evaluates a model as the configuration says: values, score, whether higher is better."""
+    def evaluator(self, distiller: Any) -> Evaluator | None:
+        """What evaluates a model as the configuration says; None where there are no data."""
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
         """The target domain's batches: what is set on the distiller, or what the configuration names, or None."""
@@ -130,6 +182,48 @@ class Backend(Protocol):
 
     def similarity(self, distiller: Any, batches: int) -> Any:
         """Compare the layers of both models on training data; see `kdhooks.check.LayerSimilarity`."""
+
+    def measure(self, model: Any, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs, a `kdhooks.measurement.Measured` by name; the model is afterwards as it was.
+
+        Args:
+            model: the model.
+            inputs: of one row or more, in the form that the model takes; None where there are none.
+            names: of metrics, see `kdhooks.measurement.DEFINITIONS`.
+            settings: how they are measured, the `MeasureSettings` of a configuration.
+        """
+
+    def first_inputs(self, dataloader: Any, conf: Any) -> Any:
+        """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
+
+        Args:
+            dataloader: a loader, which stands afterwards where it stood, or the `DataloaderSettings` of one.
+            conf: a `DistillationConf`, which says what is what in a batch.
+        """
+
+    # ---- stages of a distillation ----
+
+    def found_layer(self, model: Any, name: str, role: str, other: tuple[str, Any] | None = None) -> str:
+        """The own name of a layer; LayerError where the model, called `role` in messages, has none."""
+
+    def only_trained(self, model: Any, names: Sequence[str]) -> AbstractContextManager[int]:
+        """Within the block nothing is trained but what is under these layers; gives the number of trained weights.
+
+        Frozen layers keep their statistics too. Names that are empty, or an empty one, leave the model as it is.
+        Afterwards flags and modes are what they were, also after an error.
+        """
+
+    def block(self, model: Any, name: str) -> BlockState:
+        """A block of a model by its name; LayerError where there is none."""
+
+    def fingerprint(self, model: Any) -> str:
+        """32 hexadecimal digits of a model's weights, classes and options."""
+
+    def training_loader(self, conf: Any) -> Any:
+        """The loader of ``distillation.train.dataloader``, for several runs of one process."""
+
+    def seeded_data(self, loader: Any, seed: int) -> AbstractContextManager[None]:
+        """Within the block generators that a user's loader has of its own begin with a seed; afterwards they go on."""
 
     # ---- for the command line ----
 

@@ -230,7 +230,12 @@ class Objective:
 
     Args:
         criteria: one or more; the user's loss is labelled by the first.
+
+    Attributes:
+        names_own_loss: whether the user's loss is among the components.
     """
+
+    names_own_loss = True
 
     def __init__(self, criteria: Iterable[Criterion]) -> None:
         self.criteria = tuple(criteria)
@@ -255,7 +260,7 @@ class Objective:
         """
         index = step.index
         weight = sum(student_weight(index) for student_weight in self._student_weights)
-        names, values = [self.student_label], [student_loss]
+        names, values = ([self.student_label], [student_loss]) if self.names_own_loss else ([], [])
         # weight 0 drops the loss instead of multiplying it: 0 * inf is not 0
         total = None if _is_zero(weight) else weigh(weight, lambda: student_loss)[1]
         live = [(term, factor) for term in self._terms if not _is_zero(factor := term.weight(index))]

@@ -201,7 +201,7 @@ class Distillation(Judging):
             self._user_hooks.emit("on_train_end", self)
         finally:
             run.end()
-        if run.history:
+        if run.history and self.writes_files:
             asked_for = self._fitting or self.conf.settings.tuning.workspace is not None
             run.history.show(self.conf.workspace if asked_for else None)
 

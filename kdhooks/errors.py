@@ -6,9 +6,13 @@ This module knows no other: every room may raise what stands here. A user's mist
 
 from __future__ import annotations
 
+import importlib
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 
 
 class KDHooksError(Exception):
@@ -174,3 +178,25 @@ def shown(value: object) -> str:
     if callable(value):
         return "a function"
     return f"an object of type {type(value).__name__}"
+
+
+def told(error: BaseException) -> str:
+    """An error of somebody else's code in one line: its class, its first line, and the place in the user's file."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}{place_of(error)}"
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of the user's own code that an error came through, since no traceback is shown; empty for none."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}, line {error.lineno})"
+    here = Path(__file__).parent
+    ours = (str(here), str(here.with_name("kdhooks_tf")))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((*ours, "<frozen")) and frame.filename != importlib.__file__
+    ]
+    installed = tuple({str(Path(path)) for path in sys.path if "site-packages" in path} | {sys.prefix, sys.base_prefix})
+    mine = [frame for frame in frames if not frame.filename.startswith(installed)] or frames
+    return f" ({mine[-1].filename}, line {mine[-1].lineno})" if mine else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +11,7 @@ from kdhooks.errors import UsageError
 from kdhooks.history import History
 from kdhooks.ledger import OFF, Ledger, StepLedger
 from kdhooks.participants import Participants
+from kdhooks.speed import Choice
 from kdhooks.transfer import TransferReport
 
 
@@ -54,6 +55,19 @@ class Findings(Participants):
     def transfer_report(self) -> TransferReport | None:
         """What the last transfer of weights did, tensor by tensor; None where there was none."""
         return None if self._transferred is None else self._transferred.report
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """How the teachers were run, where an ``auto`` left that to us, by name."""
+        teachers = {} if self._run is None else self._run.teachers
+        return {name: made for name, one in teachers.items() if (made := getattr(one, "chosen", None)) is not None}
+
+    def adopt(self, choices: Mapping[str, Choice]) -> None:
+        """Run the teachers as an earlier run did, whose `choices` these are, once training has begun."""
+        for name, choice in choices.items():
+            teacher = None if self._run is None else self._run.teachers.get(name)
+            if teacher is not None and hasattr(teacher, "adopt"):
+                teacher.adopt(choice)
 
     def parameters(self) -> Iterator[Any]:
         """The trainable parameters of ours; their shapes need a first loss, or `on_train_begin(dataloader)`."""

@@ -46,7 +46,7 @@ class Judging(Findings):
         run = self._running("on_epoch_end")
         train = self.conf.settings.distillation.train
         due = (run.epoch - run.first_epoch + 1) % train.frequency == 0
-        due = due or (self._fitting and run.epoch == train.end_epoch - 1)
+        due = due or (self._fitting and train.steps is None and run.epoch == train.end_epoch - 1)
         self._set_statistics()
         evaluate = self._evaluator() if due else None
         if evaluate is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger("kdhooks")
 
@@ -39,6 +40,18 @@ class _RankZero(logging.Filter):
 
 
 logger.addFilter(_RankZero())
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Within the block messages of level INFO are left out; a program that asks for more than these gets all."""
+    level = logger.level
+    if logging.DEBUG < logger.getEffectiveLevel() < logging.WARNING:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def speak_by_default() -> None:

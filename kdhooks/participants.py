@@ -15,11 +15,24 @@ from kdhooks.config import DistillationConf
 from kdhooks.criterion import as_criteria, teachers_by_name
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.run import Run
+from kdhooks.speed import Choice
 from kdhooks.transfer import Transferred
 
 
 class Participants:
-    """The part of `kdhooks.Distillation` that a user sets; see there."""
+    """The part of `kdhooks.Distillation` that a user sets; see there.
+
+    Attributes:
+        writes_files: whether `fit()` writes checkpoints and curves into the run's folder.
+        ends_early: whether the built-in loop may end the student's forward at the deepest layer that its loss looks
+            at, where the loop's own loss does not count.
+        student_choice: how the built-in loop runs the student, where an ``auto`` leaves that to us; known once it has
+            begun, or set before from an earlier run.
+    """
+
+    writes_files = True
+    ends_early = False
+    student_choice: Choice | None = None
 
     def __init__(
         self,
@@ -86,6 +99,11 @@ class Participants:
     def summed_criteria(self) -> tuple[Any, ...]:
         """The criteria of the run that is under way; none where there is none."""
         return () if self._run is None else self._run.objective.criteria
+
+    def leave_out_own_loss(self) -> None:
+        """The loop does not compute its own loss in the run that is under way, since its weight is 0."""
+        if self._run is not None:
+            self._run.objective.names_own_loss = False
 
     @property
     def backend(self) -> Backend:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from kdhooks.backend import Evaluator
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError
@@ -19,6 +20,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.messages import environment_rank
 from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
+from kdhooks_tf.blocks import Blocks
 from kdhooks_tf.clock import Clock
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.criteria import build_criterion
@@ -33,7 +35,7 @@ from kdhooks_tf.weighing import weigh
 Tensor = Any
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(Blocks):
     """TensorFlow with Keras 3; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "tensorflow"
@@ -46,6 +48,19 @@ class TensorFlowBackend:
         except (ValueError, TypeError, KeyError):
             return environment_rank()
         return index + (len(config.get("cluster", {}).get("chief", ())) if kind == "worker" else 0)
+
+    def together(self) -> AbstractContextManager[tuple[int, int]]:
+        """The workers of the strategy in whose scope the program runs; see `kdhooks_tf.workers.together`."""
+        from kdhooks_tf.workers import together
+
+        found: AbstractContextManager[tuple[int, int]] = together()
+        return found
+
+    def broadcast(self, value: Any) -> Any:
+        """The first worker's plain data on all workers; see `kdhooks_tf.workers.broadcast`."""
+        from kdhooks_tf.workers import broadcast
+
+        return broadcast(value)
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""
@@ -212,11 +227,11 @@ class TensorFlowBackend:
         """Nothing to do: a Keras model has no mode of its own, a call without ``training`` is one of inference."""
         yield
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
+    def evaluator(self, distiller: Any) -> Evaluator | None:
         """What evaluates a model as ``evaluation`` says, or None where there is nothing to evaluate on."""
         from kdhooks_tf.evaluation import evaluator
 
-        found: Callable[[Any], tuple[dict[str, float], float, bool]] | None = evaluator(distiller)
+        found: Evaluator | None = evaluator(distiller)
         return found
 
     def target_loader(self, distiller: Any, *, evaluation: bool) -> Any:
@@ -260,6 +275,19 @@ class TensorFlowBackend:
         from kdhooks_tf.placement import seed_generators
 
         seed_generators(seed)
+
+    def measure(self, model: Any, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs; see `kdhooks_tf.measure.measure`."""
+        from kdhooks_tf.measure import measure
+
+        found: Mapping[str, Any] = measure(model, inputs, names, settings)
+        return found
+
+    def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
+        """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
+        from kdhooks_tf.observation.batches import first_inputs
+
+        return first_inputs(dataloader, conf)
 
     def layers(
         self, model: Any, shapes: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]

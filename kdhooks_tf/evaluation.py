@@ -63,6 +63,7 @@ class Evaluation:
 
     Attributes:
         higher_is_better: of the score.
+        names: of the metrics.
     """
 
     def __init__(self, distiller: Any) -> None:
@@ -87,6 +88,7 @@ class Evaluation:
         self._generators = distiller.backend
         self._forward: tuple[Any, Any] | None = None
         self.higher_is_better: bool = self._metrics.higher_is_better
+        self.names: tuple[str, ...] = self._metrics.names
         _say_threads(self._settings)
 
     def belongs_to(self, distiller: Any) -> bool:

@@ -186,6 +186,7 @@ def build_rate_schedule(
     epochs: int,
     steps_per_epoch: int | None,
     higher_is_better: bool | None,
+    steps: int | None = None,
 ) -> RateSchedule:
     """The scheduler that ``distillation.train.scheduler`` names.
 
@@ -195,6 +196,7 @@ def build_rate_schedule(
         epochs: of the whole run.
         steps_per_epoch: optimizer steps an epoch; None where the loader does not know its length.
         higher_is_better: of the evaluation's score; None where nothing is evaluated.
+        steps: optimizer steps of the whole run, where its last epoch is a short one; None where all are whole.
 
     Raises:
         ConfigError: an unknown name or option, or a run without the length or the evaluation that it needs.
@@ -211,7 +213,7 @@ def build_rate_schedule(
         )
     if is_plateau(named):
         return _plateau(conf, named, optimizer, higher_is_better)
-    return ScheduledRate(optimizer, factor_of(conf, named, epochs=epochs, steps_per_epoch=steps_per_epoch))
+    return ScheduledRate(optimizer, factor_of(conf, named, epochs=epochs, steps_per_epoch=steps_per_epoch, steps=steps))
 
 
 def _plateau(conf: DistillationConf, named: Named, optimizer: Any, higher_is_better: bool | None) -> PlateauRate:

@@ -8,7 +8,7 @@ computes where and as its caller's operations would; otherwise loops that run ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from threading import RLock
@@ -224,10 +224,17 @@ class Teacher(Hook):
         Args:
             every: of all layers, and not of the shared ones alone: tensors of a function of ours are nobody's.
         """
-        with ExitStack() as stack:
-            for layer in layers_of(self.model) if every else self._shared:
-                stack.callback(_put_losses, layer, list(layer._losses), set(layer._loss_ids))
+        with losses_kept(layers_of(self.model) if every else self._shared):
             yield
+
+
+@contextmanager
+def losses_kept(layers: Iterable[Any]) -> Iterator[None]:
+    """Within the block layers may run; the losses that they hold are afterwards those of before."""
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(_put_losses, layer, list(layer._losses), set(layer._loss_ids))
+        yield
 
 
 def layers_of(model: Any) -> list[Any]:

@@ -6,6 +6,7 @@ does not begin with the momentum, or with the variables, of the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import tensorflow as tf
 from kdhooks.config import DistillationConf
 from kdhooks.domains.cycle import TargetBatches
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.loop.parts import located, resumed
-from kdhooks.loop.rates import RateSchedule
+from kdhooks.loop.parts import located, looks_inside, resumed
+from kdhooks.loop.rates import RateSchedule, run_lengths
 from kdhooks_tf.checkpoint import NAME
 from kdhooks_tf.data import build_dataloader
 from kdhooks_tf.domains.data import target_batches
@@ -26,7 +27,7 @@ from kdhooks_tf.evaluation import score_is_higher_better
 from kdhooks_tf.optimizers import build_optimizer, build_rate_schedule
 from kdhooks_tf.placement import check_student, data_seed, seed_generators
 from kdhooks_tf.postprocess import build_postprocess
-from kdhooks_tf.student_loss import StudentLoss, build_student_loss
+from kdhooks_tf.student_loss import build_student_loss
 from kdhooks_tf.training_data import TrainingData
 
 _OURS: WeakSet[Any] = WeakSet()
@@ -51,7 +52,7 @@ class Parts:
     """
 
     traced: bool
-    student_loss: StudentLoss
+    student_loss: Callable[..., Any]
     optimizer: Any
     rate: RateSchedule
     data: TrainingData
@@ -81,9 +82,10 @@ def prepare(distiller: Any) -> Parts:
     first = distiller.summed_criteria()[0]
     loader = train.dataloader
     from_logits = getattr(first, "from_logits", True)
+    student_loss: Any = build_student_loss(conf, first.student_label, postprocess, from_logits=from_logits)
     return Parts(
         traced=is_traced(conf, student),
-        student_loss=build_student_loss(conf, first.student_label, postprocess, from_logits=from_logits),
+        student_loss=_no_loss if looks_inside(distiller) else student_loss,
         optimizer=optimizer,
         rate=_rate(distiller, optimizer, data),
         data=data,
@@ -94,6 +96,11 @@ def prepare(distiller: Any) -> Parts:
         events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
         target=target_batches(distiller),
     )
+
+
+def _no_loss(*_: Any) -> Any:
+    """The loop's own loss where it has weight 0; a graph then leaves out what only the student's output needs."""
+    return tf.zeros(())
 
 
 def is_traced(conf: DistillationConf, student: Any) -> bool:
@@ -117,11 +124,21 @@ def _loader(distiller: Any) -> Any:
             "there is nothing to train on: set distiller.train_dataloader, or name a dataset in "
             "distillation.train.dataloader"
         )
-    path = "distillation.train.dataloader"
-    loader = located(conf, path, lambda: build_dataloader(settings, seed=data_seed(conf), train=True))
+    loader = training_loader(conf)
     _OURS.add(loader)
     distiller.train_dataloader = loader
     return loader
+
+
+def training_loader(conf: DistillationConf) -> Any:
+    """The loader that ``distillation.train.dataloader`` describes.
+
+    Raises:
+        ConfigError, DataError: it can't be made.
+    """
+    settings: Any = conf.settings.distillation.train.dataloader
+    path = "distillation.train.dataloader"
+    return located(conf, path, lambda: build_dataloader(settings, seed=data_seed(conf), train=True))
 
 
 def _optimizer(distiller: Any) -> Any:
@@ -146,12 +163,6 @@ def _optimizer(distiller: Any) -> Any:
 
 
 def _rate(distiller: Any, optimizer: Any, data: TrainingData) -> RateSchedule:
-    train = distiller.conf.settings.distillation.train
-    batches = data.length()
-    return build_rate_schedule(
-        distiller.conf,
-        optimizer,
-        epochs=train.end_epoch - train.start_epoch,
-        steps_per_epoch=None if batches is None else -(-batches // train.gradient_accumulation),
-        higher_is_better=score_is_higher_better(distiller),
-    )
+    lengths = run_lengths(distiller.conf.settings.distillation.train, data.length())
+    higher = score_is_higher_better(distiller)
+    return build_rate_schedule(distiller.conf, optimizer, higher_is_better=higher, **lengths)

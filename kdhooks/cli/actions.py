@@ -17,6 +17,7 @@ from kdhooks.cli import factories
 from kdhooks.config import DistillationConf
 from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
+from kdhooks.config.search_stages import stage_taps
 from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.messages import is_rank_zero, logger
 
@@ -26,7 +27,7 @@ WEIGHT_FILES = {"pytorch": (".pt", ".pth", ".safetensors"), "tensorflow": (".wei
 
 def demo(arguments: Namespace) -> int:
     """Run the demonstration."""
-    with _framework("the demo"):
+    with framework("the demo"):
         main = import_module("kdhooks.demo").main
     with messages():
         main(seeds=arguments.seeds, out=arguments.out, quick=arguments.quick)
@@ -47,7 +48,7 @@ def init(arguments: Namespace) -> int:
 
 def validate(arguments: Namespace) -> int:
     """Check configurations."""
-    _import(arguments.modules)
+    import_modules(arguments.modules)
     code = 0
     for file in arguments.files:
         try:
@@ -64,7 +65,7 @@ def layers(arguments: Namespace) -> int:
     """Print the layers of a model."""
     from kdhooks.check.report import table
 
-    with _framework("a model"):
+    with framework("a model"):
         model = factories.make_model(arguments.model)
         backend = backend_of(model)
         if arguments.tapped is None:
@@ -83,6 +84,8 @@ def _taps(file: str, role: str) -> list[tuple[str, Any]]:
     taps = [tap for named in criteria for tap in taps_of(named.name, named.options, role)]
     if role == "student" and settings.domain_adaptation is not None:
         taps += adapted_layers(settings.domain_adaptation)
+    if settings.auto_distillation is not None:
+        taps += stage_taps(settings.auto_distillation, role)
     if not taps:
         raise UsageError(f"{file} names no layer of a {role}")
     return taps
@@ -161,38 +164,48 @@ def distiller_of(arguments: Namespace) -> Any:
     """The `Distillation` that the arguments describe."""
     from kdhooks.distillation import Distillation
 
+    with framework("a model"):
+        import_modules([name.partition(":")[0] for name in (arguments.student, *arguments.teacher) if ":" in name])
+        import_modules(arguments.modules)
+        conf = configuration(arguments)
+        seed_first_weights(conf)
+        student = factories.make_model(arguments.student)
+        teacher = teacher_of(arguments)
+    if arguments.student_weights is not None:
+        backend_of(student).read_weights(student, arguments.student_weights)
+    return Distillation(conf, student_model=student, teacher_model=teacher)
+
+
+def seed_first_weights(conf: DistillationConf) -> None:
+    """Let the same command make the same first weights."""
+    seed = conf.settings.tuning.random_seed
+    if seed is not None:
+        for name in _frameworks(conf):
+            load_backend(name).seed(seed)
+
+
+def teacher_of(arguments: Namespace) -> Any:
+    """The teacher, or a list of several, with their weights; None where none is named."""
     weights = arguments.teacher_weights
     if weights and len(weights) != len(arguments.teacher):
         raise UsageError(
             f"--teacher-weights was given {len(weights)} times, and --teacher {len(arguments.teacher)} times"
         )
-    with _framework("a model"):
-        _import([name.partition(":")[0] for name in (arguments.student, *arguments.teacher) if ":" in name])
-        _import(arguments.modules)
-        conf = _configuration(arguments)
-        seed = conf.settings.tuning.random_seed
-        if seed is not None:  # the same command makes the same first weights
-            for framework in _frameworks(conf):
-                load_backend(framework).seed(seed)
-        student = factories.make_model(arguments.student)
-        teachers = [factories.make_model(name) for name in arguments.teacher]
-    if arguments.student_weights is not None:
-        backend_of(student).read_weights(student, arguments.student_weights)
+    teachers = [factories.make_model(name) for name in arguments.teacher]
     for teacher, path in zip(teachers, weights, strict=False):
         backend_of(teacher).read_weights(teacher, path)
-    teacher = teachers[0] if len(teachers) == 1 else teachers or None
-    return Distillation(conf, student_model=student, teacher_model=teacher)
+    return teachers[0] if len(teachers) == 1 else teachers or None
 
 
 def _frameworks(conf: DistillationConf) -> list[str]:
     """The framework that the configuration names, or those that the modules of the models have loaded."""
     named = conf.settings.model.framework
     packages = {"pytorch": "torch", "tensorflow": "tensorflow"}
-    loaded = [framework for framework, package in packages.items() if package in sys.modules]
+    loaded = [name for name, package in packages.items() if package in sys.modules]
     return [named] if named is not None else loaded or ["pytorch"]
 
 
-def _configuration(arguments: Namespace) -> DistillationConf:
+def configuration(arguments: Namespace) -> DistillationConf:
     """The file, with the changes of the command line."""
     conf = DistillationConf(arguments.file)
     for change in arguments.changes:
@@ -217,7 +230,8 @@ def _read(text: str) -> Any:
     return source.data["value"]
 
 
-def _import(modules: list[str]) -> None:
+def import_modules(modules: list[str]) -> None:
+    """Import modules of the user's."""
     for name in modules:
         factories.import_module(name)
 
@@ -259,7 +273,7 @@ def _result(distiller: Any, out: Path) -> str:
 
 
 @contextmanager
-def _framework(purpose: str) -> Iterator[None]:
+def framework(purpose: str) -> Iterator[None]:
     """A framework that is not installed is named with the line that installs it."""
     try:
         yield

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdhooks import __version__
-from kdhooks.cli import actions, stored, transferred
+from kdhooks.cli import actions, searched, stored, transferred
 from kdhooks.errors import ConfigError, KDHooksError
 
 _MODEL = "package.module:factory"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"kdhooks {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _cache):
+    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _search, _cache):
         add(commands)
     return parser
 
@@ -164,6 +164,23 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(action=actions.fit)
 
 
+def _search(commands: _Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("search", help="search for the student: build, distil and measure candidates")
+    parser.add_argument("file", metavar="FILE", help="the configuration, with a section auto_distillation")
+    function = "package.module:function"
+    parser.add_argument("--builder", metavar="FUNCTION", help=f"{function}; from an architecture to a model")
+    _teachers(parser)
+    parser.add_argument("--train", metavar="FUNCTION", help=f"{function}; trains a model (as configured)")
+    parser.add_argument("--eval", metavar="FUNCTION", help=f"{function}; returns metrics (as configured)")
+    parser.add_argument("--trials", type=_positive, metavar="N", help="candidates in all, in place of max_trials")
+    parser.add_argument("--storage", metavar="URL", help="of the study; several machines with one work together")
+    parser.add_argument("--study", metavar="NAME", help="of the study in its storage")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder, in place of tuning.workspace.path")
+    parser.add_argument("--report", action="store_true", help="only show what the study has found; nothing is trained")
+    parser.set_defaults(action=searched.search)
+    _changes(parser)
+
+
 def _cache(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("cache", help="store teacher outputs, look at them, check them, write them anew")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -197,8 +214,14 @@ def _pair(parser: argparse.ArgumentParser) -> None:
 def _models(parser: argparse.ArgumentParser) -> None:
     """Two models, and changes of the configuration."""
     parser.add_argument("--student", required=True, metavar="MODEL", help=_MODEL)
-    parser.add_argument("--teacher", action="append", default=[], metavar="MODEL", help=f"{_MODEL}; one or several")
     parser.add_argument("--student-weights", type=Path, metavar="FILE", help=".safetensors, .pt, .weights.h5 or .keras")
+    _teachers(parser)
+    _changes(parser)
+
+
+def _teachers(parser: argparse.ArgumentParser) -> None:
+    """The teacher, or several."""
+    parser.add_argument("--teacher", action="append", default=[], metavar="MODEL", help=f"{_MODEL}; one or several")
     parser.add_argument(
         "--teacher-weights",
         type=Path,
@@ -207,7 +230,6 @@ def _models(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=".safetensors, .pt, .weights.h5 or .keras; one for each --teacher",
     )
-    _changes(parser)
 
 
 def _changes(parser: argparse.ArgumentParser) -> None:

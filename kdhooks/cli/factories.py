@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kdhooks.errors import MissingPackageError, ModelError, UsageError
+from kdhooks.errors import MissingPackageError, ModelError, UsageError, place_of, told
 from kdhooks.names import closest
 
 
@@ -29,9 +29,9 @@ def import_module(name: str) -> ModuleType:
             raise MissingPackageError(missing.split(".")[0], "a Keras model", "tensorflow") from None
         if name == missing or name.startswith(f"{missing}."):
             raise UsageError(f"there is no module {missing!r}{_searched(missing)}") from None
-        raise UsageError(f"{name} needs the module {missing!r}, which is not installed{_where(error)}") from None
+        raise UsageError(f"{name} needs the module {missing!r}, which is not installed{place_of(error)}") from None
     except Exception as error:
-        raise UsageError(f"{name} can't be imported: {_told(error)}") from None
+        raise UsageError(f"{name} can't be imported: {told(error)}") from None
 
 
 def make_model(spelling: str) -> Any:
@@ -45,16 +45,7 @@ def make_model(spelling: str) -> Any:
         UsageError: no such module or factory.
         ModelError: the factory failed, or returned no model.
     """
-    module_name, colon, factory_name = spelling.partition(":")
-    if not (module_name and colon and factory_name):
-        raise UsageError(
-            f"{spelling!r} names no model: write package.module:factory, as in torchvision.models:resnet18"
-        )
-    found: Any = import_module(module_name)
-    for part in factory_name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{_title(found)} has no {part!r}.{_suggestion(part, found)}")
-        found = getattr(found, part)
+    found = find(spelling, "model", "factory, as in torchvision.models:resnet18")
     from kdhooks.backend import backend_of, framework_of
 
     if framework_of(found) is None or isinstance(found, type):
@@ -63,8 +54,47 @@ def make_model(spelling: str) -> Any:
         try:
             found = found()
         except Exception as error:
-            raise ModelError(f"{spelling} failed: {_told(error)}") from None
+            raise ModelError(f"{spelling} failed: {told(error)}") from None
     backend_of(found)
+    return found
+
+
+def make_function(spelling: str, what: str) -> Callable[..., Any]:
+    """A function of the user's, which is called later.
+
+    Args:
+        spelling: ``package.module:function``.
+        what: it is for, for messages: the name of an option.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = find(spelling, "function", "function, as in my_search:build")
+    if not callable(found):
+        raise UsageError(f"{what} {spelling} is {type(found).__name__}, which can't be called")
+    function: Callable[..., Any] = found
+    return function
+
+
+def find(spelling: str, kind: str, form: str) -> Any:
+    """What stands in a module under a name.
+
+    Args:
+        spelling: ``package.module:name``; the name may be that of an attribute of an attribute.
+        kind: of what is looked for, for messages.
+        form: how its name is written, with an example.
+
+    Raises:
+        UsageError: there is no such module or name.
+    """
+    module_name, colon, name = spelling.partition(":")
+    if not (module_name and colon and name):
+        raise UsageError(f"{spelling!r} names no {kind}: write package.module:{form}")
+    found: Any = import_module(module_name)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{_title(found)} has no {part!r}.{_suggestion(part, found)}")
+        found = getattr(found, part)
     return found
 
 
@@ -92,23 +122,3 @@ def _searched(missing: str) -> str:
         return ": name the module, not the file"
     near = closest(missing, [path.stem for path in Path().glob("*.py")] + [path.name for path in Path().glob("*/")])
     return f" in the present folder or among what is installed.{f' Did you mean {near!r}?' if near else ''}"
-
-
-def _told(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}{_where(error)}"
-
-
-def _where(error: BaseException) -> str:
-    """The place in a file of the user's, since there is no traceback."""
-    if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})"
-    ours = str(Path(__file__).parent)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((ours, "<frozen")) and frame.filename != importlib.__file__
-    ]
-    installed = tuple({str(Path(path)) for path in sys.path if "site-packages" in path} | {sys.prefix, sys.base_prefix})
-    mine = [frame for frame in frames if not frame.filename.startswith(installed)] or frames
-    return f" ({mine[-1].filename}, line {mine[-1].lineno})" if mine else ""

@@ -42,7 +42,10 @@ _HEAD = """\
 # A schedule may stand for a weight or a temperature: {{linear: {{from: 1, to: 0, steps: 1000}}}}
 """
 _COLUMN = 54
-_SAID = ("domain_adaptation.dataloader.", "domain_adaptation.eval_dataloader.", "evaluation.accuracy.dataloader.")
+_SAID = (
+    *("domain_adaptation.dataloader.", "domain_adaptation.eval_dataloader.", "evaluation.accuracy.dataloader."),
+    *("auto_distillation.train.", "auto_distillation.evaluation."),
+)
 
 
 @dataclass
@@ -86,7 +89,7 @@ def _tree() -> dict[str, _Node]:
 def _lines(key: str, node: _Node, indent: int, comment: int | None = None) -> Iterator[str]:
     """The lines of a key and of what is in it; `comment` is the column of the '#' that they stand behind."""
     if node.path.startswith(_SAID) and node.path not in ACTIVE:
-        return  # said once already, for the training data
+        return  # said once already, where the loop and its data are described
     if comment is None and not node.active():
         comment = indent
     value = "" if node.inner else _value(ACTIVE.get(node.path, node.default))

@@ -2,8 +2,9 @@
 
 From the bottom: `scalars` (what a word of YAML means), `source` (data and where it stands), `reader`,
 `loader`;
-`refused`, `known`, `rules`, `sections`, `leaves`, `laws` (what the rules are made of), `schema` (the
-tree); `conf` (what a user holds).
+`refused`, `known`, `rules`, `sections`, `leaves`, `laws` (what the rules are made of); `finetune`, `adaptation`,
+`search` (sections of their own, the last with `search_space`, `search_limits`, `search_stages`); `schema` (the tree);
+`conf` (what a user holds).
 """
 
 from __future__ import annotations

@@ -88,6 +88,12 @@ class DistillationConf:
         """
         return ConfigError([self._source.problem(path, message, suggestion, of_key=of_key)])
 
+    def with_settings(self, settings: Settings) -> DistillationConf:
+        """A copy with other settings, made from these; problems are still shown where this configuration has them."""
+        twin = DistillationConf(self)
+        twin._settings = settings
+        return twin
+
     def to_dict(self) -> dict[str, Any]:
         """What was configured, without defaults, as a new dict; `DistillationConf` reads it again."""
         copied: dict[str, Any] = plain(self._source.data)

@@ -34,7 +34,7 @@ _KNOWLEDGE_DISTILLATION = Section(
     lambda **values: values,
     laws=(Law(("loss_types", "loss_weights"), laws.losses_agree),),
 )
-_INTERMEDIATE = Section(
+INTERMEDIATE = Section(
     (
         Key("layer_mappings", a.LayerMappings(), None, "pairs of layers: [student, teacher], and more forms"),
         Key("layer_mappings_for_knowledge_transfer", a.LayerMappings(), None, "the classic name of layer_mappings"),
@@ -76,6 +76,8 @@ _INTERMEDIATE = Section(
         ),
     ),
 )
+"""The options of the criterion, which the stages of a search have as well."""
+
 _SELF = Section(
     (
         Key("layer_mappings", a.LayerMappings(groups=True), None, "groups of the student's own layers"),
@@ -138,7 +140,7 @@ CRITERION = Names(
     least=1,
     options={
         "KnowledgeDistillationLoss": _KNOWLEDGE_DISTILLATION,
-        "IntermediateLayersKnowledgeDistillationLoss": _INTERMEDIATE,
+        "IntermediateLayersKnowledgeDistillationLoss": INTERMEDIATE,
         "SelfKnowledgeDistillationLoss": _SELF,
         "LargeVocabularyDistillationLoss": _LARGE_VOCABULARY,
     },

@@ -44,6 +44,14 @@ def epochs_agree(values: Values, path: str, report: Report) -> None:
         report.add(join(path, "epoch"), message, "Keep one of epoch and end_epoch.")
 
 
+def steps_or_epochs(values: Values, path: str, report: Report) -> None:
+    """A run has a number of steps or of epochs."""
+    other = next((key for key in ("end_epoch", "epoch") if key in values), None)
+    if values.get("steps") is not None and other is not None:
+        message = f"stands beside {other}, and only one of them can say how long the run is"
+        report.add(join(path, "steps"), message, f"Keep one of steps and {other}.", of_key=True)
+
+
 def train(*, epoch: int = 1, **values: Any) -> TrainSettings:
     """The settings of the built-in loop; ``epoch`` becomes ``end_epoch``."""
     end = last_epoch({**values, "epoch": epoch})

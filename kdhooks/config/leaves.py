@@ -32,8 +32,11 @@ def _whole_from(least: int, most: float = math.inf) -> Schema:
 
 
 WHOLE = Leaf("a whole number", Schema(_whole))
+NUMBER = Leaf("a number", Schema(_number))
+STEP = Leaf("a number above 0", Schema(And(_number, lambda value: value > 0)))
 FROM_ZERO = Leaf("a whole number of at least 0", _whole_from(0))
 FROM_ONE = Leaf("a whole number of at least 1", _whole_from(1))
+FROM_TWO = Leaf("a whole number of at least 2", _whole_from(2))
 ITERATION = Leaf(
     "a whole number of at least 1, or -1 for all",
     Schema(And(_whole, lambda value: value >= 1 or value == -1, Use(lambda value: None if value == -1 else value))),
@@ -43,6 +46,7 @@ NOT_NEGATIVE = Leaf("a number of at least 0", Schema(And(_number, lambda value: 
 POSITIVE = Leaf("a number above 0", Schema(And(_number, lambda value: value > 0, Use(float))))
 BOOLEAN = Leaf("true or false", Schema(bool))
 TEXT = Leaf("text", Schema(And(str, len)))
+BLOCK = Leaf("the name of a layer", Schema(str))
 RUN_NAME = Leaf(
     "text without slashes",
     Schema(And(str, lambda value: re.fullmatch(r"[^/\\\0]+", value) and value not in (".", ".."))),

@@ -102,6 +102,8 @@ class TrainSettings:
     Attributes:
         start_epoch: the number of the first epoch.
         end_epoch: the number after the last epoch.
+        steps: of the whole run, whatever `end_epoch` says: epochs follow until so many batches were trained on, and the
+            last one may be short; None for whole epochs.
         iteration: steps an epoch at most; None for the whole loader.
         frequency: evaluate every so many epochs (the last one always).
         execution_mode: ``graph`` compiles the student's forward; in TensorFlow a step is a graph unless the
@@ -121,6 +123,7 @@ class TrainSettings:
 
     start_epoch: int = 0
     end_epoch: int = 1
+    steps: int | None = None
     iteration: int | None = None
     frequency: int = 1
     execution_mode: Literal["eager", "graph"] = "eager"

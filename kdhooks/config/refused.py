@@ -1,4 +1,4 @@
-"""Keys that are refused by name: those of the old tool without meaning here, and those of a later release."""
+"""Keys that are refused by name: those of the old tool without meaning here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from kdhooks.names import fold
 
 _REMOVE = "Remove it."
 
-NOT_YET = frozenset(
-    {
-        "auto_distillation",
-    }
-)
-"""What the design has and this release has not; a release that adds one takes it out here."""
-
 _TUNES_NOTHING = "kdhooks trains once and searches no configurations, so there is nothing to tune"
+_OF_A_SEARCH = ("belongs to the section of a search", "Move it below auto_distillation.")
 _NO_COMPRESSION = "kdhooks distils; it neither quantizes nor prunes"
 
 OLD: dict[str, tuple[str, str]] = {
@@ -26,7 +20,10 @@ OLD: dict[str, tuple[str, str]] = {
     "optimization_level": (_NO_COMPRESSION, _REMOVE),
     "mixed_precision": ("precision is set for each model here", "Use distillation.train.precision: bf16"),
     "use_bf16": ("precision is set for each model here", "Use distillation.train.precision: bf16"),
-    "nas": ("kdhooks searches no architectures in this release", _REMOVE),
+    "nas": ("architectures are searched by another section here", "Write auto_distillation."),
+    "search": _OF_A_SEARCH,
+    "flash_distillation": _OF_A_SEARCH,
+    "regular_distillation": _OF_A_SEARCH,
     "train": ("training is described inside the section it belongs to", "Move it below distillation."),
     "distillation.train.hostfile": (
         "processes are started by the launcher, not by a file of hosts",
@@ -79,6 +76,4 @@ def refusal(path: str) -> tuple[str, str] | None:
     'Remove it.'
     """
     path = re.sub(r"\[[0-9]+\]", "", path)
-    if any(fold(path) == fold(later) for later in NOT_YET):
-        return "not part of this release of kdhooks", _REMOVE
     return next((told for old, told in OLD.items() if fold(old) == fold(path)), None)

@@ -16,6 +16,7 @@ from kdhooks.config.criteria import CRITERION
 from kdhooks.config.finetune import FINETUNE
 from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
 from kdhooks.config.rules import Report
+from kdhooks.config.search import auto_distillation
 from kdhooks.config.sections import Key, Law, Names, Section
 from kdhooks.config.source import Source, join
 from kdhooks.errors import ConfigError
@@ -63,6 +64,7 @@ _TRAIN = Section(
         Key("start_epoch", a.FROM_ZERO, 0, "the number of the first epoch"),
         Key("end_epoch", a.FROM_ONE, laws.last_epoch, "the number after the last epoch"),
         Key("epoch", a.FROM_ONE, laws.epochs, "the number of epochs, in place of end_epoch"),
+        Key("steps", a.FROM_ONE, None, "steps of the whole run, in place of end_epoch; the last epoch may be short"),
         Key("iteration", a.ITERATION, None, "steps an epoch at most; empty: the whole loader"),
         Key("frequency", a.FROM_ONE, 1, "evaluate every so many epochs, and after the last"),
         Key("execution_mode", a.MODE, "eager", "graph compiles the student's forward"),
@@ -84,7 +86,10 @@ _TRAIN = Section(
         Key("checkpoint_steps", a.FROM_ONE, None, "a checkpoint every so many steps, besides every epoch"),
     ),
     laws.train,
-    laws=(Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),),
+    laws=(
+        Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),
+        Law(("steps", "end_epoch", "epoch"), laws.steps_or_epochs),
+    ),
 )
 
 _CACHE = Section(
@@ -159,6 +164,10 @@ _ACCURACY = Section(
     laws.accuracy,
     laws=(Law(("metric", "multi_metrics"), laws.one_kind_of_metrics),),
 )
+_EVALUATION = Section(
+    (Key("accuracy", _ACCURACY, None, "what is measured after an epoch, on which data"),),
+    lambda accuracy=None: accuracy,
+)
 _WORKSPACE = Section(
     (
         Key("path", a.TEXT, None, "the run's folder; empty: .kdhooks/ and the model's name"),
@@ -174,15 +183,8 @@ ROOT = Section(
         Key("distillation", _DISTILLATION, {}, "the student learns from the teacher"),
         Key("finetune", FINETUNE, None, "the student begins with the weights of a pretrained model"),
         Key("domain_adaptation", domain_adaptation(_DATALOADER), None, "the student learns from an unlabelled domain"),
-        Key(
-            "evaluation",
-            Section(
-                (Key("accuracy", _ACCURACY, None, "what is measured after an epoch, on which data"),),
-                lambda accuracy=None: accuracy,
-            ),
-            None,
-            "measure the student",
-        ),
+        Key("auto_distillation", auto_distillation(_TRAIN, _EVALUATION), None, "search for the student"),
+        Key("evaluation", _EVALUATION, None, "measure the student"),
         Key(
             "tuning",
             Section(

@@ -6,10 +6,12 @@ dimensions, metrics and limits, and a distillation has stages.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from kdhooks.config.formulas import compared, formula
 from kdhooks.config.model import EvaluationSettings, Named, TrainSettings
 
 Algorithm = Literal["Grid", "Random", "BO", "TPE", "CMA-ES", "NSGA-II"]
@@ -104,7 +106,9 @@ class Limit:
     def violation(self, value: float) -> float:
         """By how much a value breaks it, relative to the bound; at most 0 where it keeps it."""
         apart = value - self.bound if self.at_most else self.bound - value
-        return apart / abs(self.bound) if self.bound else apart
+        return (
+            apart / abs(self.bound) if abs(self.bound) >= sys.float_info.min else apart
+        )  # relative to 0 it is infinite
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,30 @@ class Relation:
     right: str
     text: str
     path: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters that it is about, each once."""
+        return tuple(dict.fromkeys((*formula(self.left).names, *formula(self.right).names)))
+
+    def holds(self, arch: Mapping[str, Any]) -> bool:
+        """Whether an architecture keeps it; one that doesn't have all of its parameters does.
+
+        What divides by zero doesn't hold. Numbers with a point are equal where they are nearly so.
+
+        Raises:
+            UsageError: the value of a parameter is no number.
+
+        >>> even = Relation("hidden % heads", "==", "0", "hidden % heads == 0")
+        >>> even.holds({"hidden": 128, "heads": 4}), even.holds({"hidden": 128, "heads": 6}), even.holds({"heads": 6})
+        (True, False, True)
+        """
+        if not all(name in arch for name in self.names):
+            return True
+        try:
+            return compared(formula(self.left).value(arch), self.comparison, formula(self.right).value(arch))
+        except (ZeroDivisionError, OverflowError):
+            return False
 
 
 @dataclass(frozen=True)
@@ -191,7 +219,7 @@ class FlashSettings:
     Attributes:
         stages: in their order.
         freeze_earlier: whether a stage trains its own block alone, and not the earlier ones again.
-        share_blocks: whether a candidate's block begins with what an earlier candidate's block of the same shape learned.
+        share_blocks: whether a candidate's block begins with what an earlier candidate's of the same shape learned.
     """
 
     stages: tuple[StageSettings, ...] = ()
@@ -235,3 +263,8 @@ class AutoDistillationSettings:
     train: TrainSettings | None = None
     evaluation: EvaluationSettings | None = None
     measure: MeasureSettings = field(default_factory=MeasureSettings)
+
+    @property
+    def stages(self) -> tuple[StageSettings, ...]:
+        """Those of the flash distillation, then those of the regular one."""
+        return tuple(stage for part in (self.flash, self.regular) if part is not None for stage in part.stages)

@@ -21,6 +21,18 @@ def located(conf: DistillationConf, path: str, build: Callable[[], Any]) -> Any:
         raise conf.problem(path, str(error)) from None
 
 
+def looks_inside(distiller: Any) -> bool:
+    """Whether a run that may end the student's forward early has a loss that looks at nothing but layers.
+
+    The loop's own loss has weight 0 then, so it need not be computed, and is no component of the run.
+    """
+    criteria = distiller.summed_criteria()
+    if not distiller.ends_early or len(criteria) != 1 or getattr(criteria[0], "looks_at_output", True):
+        return False
+    distiller.leave_out_own_loss()
+    return True
+
+
 def resumed(workspace: Path, resume: bool | str, name: str) -> Path | None:
     """The file to continue; with ``resume: true`` only where there is one.
 

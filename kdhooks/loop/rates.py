@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from kdhooks.config import DistillationConf
-from kdhooks.config.model import Named
+from kdhooks.config.model import Named, TrainSettings
 from kdhooks.errors import CheckpointError, UsageError
 from kdhooks.names import did_you_mean, fold
 from kdhooks.schedules import LEARNING_RATE_SCHEDULES, learning_rate_factor
@@ -89,8 +89,42 @@ def is_plateau(named: Named) -> bool:
     return fold(named.name) in map(fold, PLATEAU)
 
 
+def end_of(train: TrainSettings, batches: int | None) -> int:
+    """The number after the last epoch of a run.
+
+    Args:
+        train: says how long the run is.
+        batches: of an epoch; None where the loader does not know.
+
+    >>> end_of(TrainSettings(steps=25), 10), end_of(TrainSettings(end_epoch=4), 10)
+    (3, 4)
+    """
+    if train.steps is None:
+        return train.end_epoch
+    return train.start_epoch + (-(-train.steps // batches) if batches else 1)
+
+
+def run_lengths(train: TrainSettings, batches: int | None) -> dict[str, Any]:
+    """How long a run is, as `factor_of` takes it.
+
+    Args:
+        train: says how long the run is, and how many batches an optimizer step takes.
+        batches: of an epoch; None where the loader does not know.
+
+    >>> run_lengths(TrainSettings(steps=25, gradient_accumulation=2), 11)
+    {'epochs': 3, 'steps_per_epoch': 6, 'steps': 14}
+    """
+    each, epochs = train.gradient_accumulation, end_of(train, batches) - train.start_epoch
+    if train.steps is None:
+        return {"epochs": epochs, "steps_per_epoch": None if batches is None else -(-batches // each), "steps": None}
+    longest = min(batches or train.steps, train.steps)
+    whole, rest = divmod(train.steps, longest)
+    of_epoch = -(-longest // each)
+    return {"epochs": epochs, "steps_per_epoch": of_epoch, "steps": whole * of_epoch + -(-rest // each)}
+
+
 def factor_of(
-    conf: DistillationConf, named: Named, *, epochs: int, steps_per_epoch: int | None
+    conf: DistillationConf, named: Named, *, epochs: int, steps_per_epoch: int | None, steps: int | None = None
 ) -> Callable[[int], float]:
     """The function of the optimizer step by which a scheduler multiplies the learning rate.
 
@@ -99,6 +133,7 @@ def factor_of(
         named: the scheduler.
         epochs: of the whole run.
         steps_per_epoch: optimizer steps an epoch; None where the loader does not know its length.
+        steps: of the whole run, where its last epoch is a short one; None where all are whole.
 
     Raises:
         ConfigError: an unknown name or option, or a run without the length that it needs.
@@ -109,7 +144,7 @@ def factor_of(
     if steps_per_epoch is None:
         message = f"the scheduler {named.name} needs the length of an epoch, and the train_dataloader has none"
         raise conf.problem(named.path, message, "Set distillation.train.iteration, the steps of an epoch.")
-    lengths = {"total_steps": epochs * steps_per_epoch, "steps_per_epoch": steps_per_epoch}
+    lengths = {"total_steps": steps or epochs * steps_per_epoch, "steps_per_epoch": steps_per_epoch}
     try:
         return learning_rate_factor(named.name, named.options, **lengths)
     except UsageError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from kdhooks.errors import DataError, NonFiniteLossError
 from kdhooks.loop.checkpoint import CheckpointFile
 from kdhooks.loop.progress import EVERY, Progress
+from kdhooks.loop.rates import end_of
 from kdhooks.loop.stop_signals import StopSignals
 from kdhooks.loop.training_data import TrainingData
 from kdhooks.messages import logger
@@ -81,9 +82,9 @@ class BuiltInLoop:
         self._saved: tuple[int, Path] | None = None  # step and file of the last good checkpoint
         self._continued: dict[str, Any] | None = None  # states of an epoch that is continued in its middle
         self._stepped = False
-        self._progress = Progress(self.settings.end_epoch - 1)
+        self._progress = Progress(end_of(self.settings, parts.data.length()) - 1)
         self._events: Any = None
-        if ranks.rank == 0:
+        if ranks.rank == 0 and distiller.writes_files:
             self.file.clean()
 
     # ---- what a framework does ---------------------------------------------------------------------
@@ -112,7 +113,7 @@ class BuiltInLoop:
 
     def run(self) -> None:
         """Train until the last epoch, or until a signal."""
-        while self.epoch < self.settings.end_epoch:
+        while self._goes_on():
             self._train_epoch()
             with self.distiller.ledger.part("outside"):
                 self._end_epoch()
@@ -124,6 +125,10 @@ class BuiltInLoop:
         self._progress.close()
         if self._events is not None:
             self._events.close()
+
+    def _goes_on(self) -> bool:
+        last: int | None = self.settings.steps
+        return self.epoch < int(self.settings.end_epoch) if last is None else self.step < last
 
     # ---- an epoch ----------------------------------------------------------------------------------
 
@@ -150,10 +155,13 @@ class BuiltInLoop:
         return data.rest_of_epoch(self.epoch, self.batch, states["start"], states["now"])
 
     def _next_group(self, batches: Iterator[Any]) -> list[Any]:
-        """The batches of the next optimizer step; the last group of an epoch may be smaller."""
+        """The batches of the next optimizer step; the last group of an epoch, and of a run, may be smaller."""
+        wanted, steps = self.settings.gradient_accumulation, self.settings.steps
+        if steps is not None:
+            wanted = min(wanted, steps - self.step)
         try:
             with self.distiller.ledger.part("data"):
-                return list(islice(batches, self.settings.gradient_accumulation))
+                return list(islice(batches, wanted))
         except RuntimeError:
             if self._signals.asked is None:
                 raise
@@ -220,6 +228,8 @@ class BuiltInLoop:
 
     def _save_good(self) -> None:
         self._check_finite()
+        if not self.distiller.writes_files:
+            return
         spoilt = self._non_finite_parameter()
         if self._ranks.any(spoilt is not None):
             logger.warning("no checkpoint was written after step %d: %s is NaN or infinite", self.step, spoilt)

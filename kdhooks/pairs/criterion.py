@@ -234,6 +234,16 @@ class PairsCriterion(Hook):
         live = [pairs.pairs[index] for index in self._options.live()]
         return [(tap, pair.calls) for pair in live for tap in pair.teachers]
 
+    @property
+    def looks_at_output(self) -> bool:
+        """Whether the loss needs more of the student than its layers: its output, or the loop's own loss."""
+        return self.add_origin_loss or self._balanced
+
+    def student_looks(self) -> list[Any]:
+        """The layers of the student that pairs look at, as the backend calls them, once the run has begun."""
+        pairs = self._working().pairs
+        return list(dict.fromkeys(tap.key for index in self._options.live() for tap in pairs[index].students))
+
     # ---- parameters and state ----------------------------------------------------------------------
 
     def parameters(self) -> Iterator[Any]:

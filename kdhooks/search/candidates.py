@@ -41,3 +41,9 @@ class Candidate:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Candidate:
+        """What `as_dict` returned, also after JSON made lists of tuples."""
+        pairs = {name: (low, high) for name, (low, high) in content["spread"].items()}
+        return cls(**{**content, "spread": pairs, "stages": tuple(content["stages"])})

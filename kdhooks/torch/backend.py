@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdhooks.backend import Evaluator
 from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
 from kdhooks.ledger import Stopwatch
-from kdhooks.messages import environment_rank
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
+from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
+from kdhooks.torch.group import Group
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.stored_teacher import StoredTeacher
 from kdhooks.torch.taps import Taps, drop_dead_hooks
@@ -42,17 +44,10 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend:
+class TorchBackend(Blocks, Group):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
-
-    def rank(self) -> int:
-        """The rank in the default process group, or what the launcher's environment says."""
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank()
-        return environment_rank()
 
     def criteria(self, conf: DistillationConf) -> tuple[Criterion, ...]:
         """The criteria that ``distillation.train.criterion`` names."""
@@ -242,7 +237,7 @@ class TorchBackend:
             for module, mode in modes:
                 module.training = mode
 
-    def evaluator(self, distiller: Any) -> Callable[[Any], tuple[dict[str, float], float, bool]] | None:
+    def evaluator(self, distiller: Any) -> Evaluator | None:
         """What evaluates a model as ``evaluation`` says, or None where there is nothing to evaluate on."""
         from kdhooks.torch.evaluation import evaluator
 
@@ -289,6 +284,18 @@ class TorchBackend:
         from kdhooks.torch.placement import seed_generators
 
         seed_generators(seed)
+
+    def measure(self, model: nn.Module, inputs: Any, names: Sequence[str], settings: Any) -> Mapping[str, Any]:
+        """What a model costs; see `kdhooks.torch.measure.measure`."""
+        from kdhooks.torch.measure import measure
+
+        return measure(model, inputs, names, settings, self)
+
+    def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
+        """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
+        from kdhooks.torch.observation.batches import first_inputs
+
+        return first_inputs(dataloader, conf, self)
 
     def layers(
         self, model: nn.Module, shapes: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]

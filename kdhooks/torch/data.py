@@ -7,7 +7,7 @@ Our own datasets are fetched a whole batch at a time; a user's go row by row thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -93,11 +93,19 @@ class _ArraysBatches(Dataset[Any]):
         return inputs, torch.from_numpy(self.data.targets[batch.rows])
 
 
-class _RowBatches(Dataset[Any]):
-    """A user's map-style dataset as collated batches."""
+class RowBatches(Dataset[Any]):
+    """A user's map-style dataset as collated batches; without `collate`, by torch's function."""
 
-    def __init__(self, data: Any, pipeline: Pipeline | None, seed: int, replays: int | None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        pipeline: Pipeline | None,
+        seed: int,
+        replays: int | None,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> None:
         self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
+        self.collate = _collated if collate is None else collate
         if replays is not None and not isinstance(data, ReplayedAugmentation):
             self.data = ReplayedAugmentation(data, replays, seed=seed)
 
@@ -111,9 +119,9 @@ class _RowBatches(Dataset[Any]):
         numbers = batch.rows.tolist()
         # A worker's generators depend on what it fetched before; these depend on the batch only.
         with own_randomness(key("rows", self.seed, batch.epoch, batch.number) >> 1):
-            rows = self._fetch(numbers, batch.epoch)
+            made = self.collate(self._fetch(numbers, batch.epoch))  # a collator may mask tokens by chance
         draws = Draws(self.seed, batch.epoch, batch.rows, replays=self.replays)
-        return _transformed(_collated(rows), self.pipeline, draws)
+        return _transformed(made, self.pipeline, draws)
 
     def _fetch(self, numbers: list[int], epoch: int) -> Any:
         if isinstance(self.data, ReplayedAugmentation):
@@ -186,14 +194,14 @@ def build_dataloader(
     batches: Dataset[Any] = (
         _ArraysBatches(data, pipeline, seed, settings.replays)
         if isinstance(data, Arrays)
-        else _RowBatches(data, pipeline if settings.transform else None, seed, settings.replays)
+        else RowBatches(data, pipeline if settings.transform else None, seed, settings.replays)
     )
     return EpochLoader(
         batches,
         position=order,
         pipeline=None,
         batch_sampler=order,
-        collate_fn=_as_fetched,
+        collate_fn=as_fetched,
         persistent_workers=settings.num_workers > 0,
         **shared,
     )
@@ -233,7 +241,8 @@ def _collated(rows: list[Any]) -> Any:
         raise DataError(f"the rows of a batch do not fit together: {str(problem).splitlines()[0]}") from None
 
 
-def _as_fetched(batch: Any) -> Any:
+def as_fetched(batch: Any) -> Any:
+    """The batch itself: the dataset has collated it."""
     return batch
 
 

@@ -71,6 +71,7 @@ class Evaluation:
 
     Attributes:
         higher_is_better: of the score.
+        names: of the metrics.
     """
 
     def __init__(self, distiller: Any) -> None:
@@ -96,6 +97,7 @@ class Evaluation:
         self._loader = distiller.eval_dataloader
         self._generators = distiller.backend
         self.higher_is_better: bool = self._metrics.higher_is_better
+        self.names: tuple[str, ...] = self._metrics.names
 
     def belongs_to(self, distiller: Any) -> bool:
         """Whether this is still what the distiller's configuration and loader mean."""

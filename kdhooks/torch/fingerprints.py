@@ -96,13 +96,14 @@ def options_of(model: nn.Module) -> list[str]:
         said = json.loads(config.to_json_string(use_diff=False))
         texts.append(json.dumps({key: value for key, value in said.items() if key not in _ORIGIN}, sort_keys=True))
     for name, module in named_layers(model).items():
-        own = [*_attributes(inside(module)), *_hooks(inside(module))]
+        own = [*attributes_of(inside(module)), *_hooks(inside(module))]
         if own:
             texts.append(f"{name}: {'; '.join(own)}")
     return texts
 
 
-def _attributes(module: nn.Module) -> Iterator[str]:
+def attributes_of(module: nn.Module) -> Iterator[str]:
+    """A module's own plain attributes and functions, without those of its parts."""
     for name, value in sorted(vars(module).items()):
         if name.startswith("_") or name in ("training", "config", *_ORIGIN):
             continue

@@ -50,11 +50,14 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), owned=owned)
 
     def leave(self) -> None:
-        """End the group if `join` made it."""
+        """End what `join` has made."""
         self._sent = self._wrapped = None
         if self._owned:
             dist.destroy_process_group()
             self._owned = False
+        elif self._group is not None:  # a search leaves once for every stage of every candidate
+            dist.destroy_process_group(self._group)
+        self._group = None
 
     def wrap(self, student: nn.Module, device: torch.device) -> nn.Module:
         """The student as the loop calls it: itself, or inside of `DistributedDataParallel`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -16,11 +17,12 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
+from kdhooks.config import DistillationConf
 from kdhooks.domains import adapts
 from kdhooks.domains.cycle import TargetBatches
 from kdhooks.errors import ModelError, UsageError
-from kdhooks.loop.parts import located, resumed
-from kdhooks.loop.rates import RateSchedule
+from kdhooks.loop.parts import located, looks_inside, resumed
+from kdhooks.loop.rates import RateSchedule, run_lengths
 from kdhooks.speed import Choice
 from kdhooks.torch.backend import unwrap
 from kdhooks.torch.checkpoint import NAME
@@ -33,6 +35,7 @@ from kdhooks.torch.placement import data_seed, place, seed_generators, training_
 from kdhooks.torch.postprocess import build_postprocess
 from kdhooks.torch.ranks import Ranks
 from kdhooks.torch.student_choice import choose, in_force
+from kdhooks.torch.student_ending import ended_early, no_loss
 from kdhooks.torch.student_loss import StudentLoss, build_student_loss
 from kdhooks.torch.training_data import TrainingData
 
@@ -99,16 +102,25 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
     optimizer = _optimizer(distiller, device)
     resume = resumed(conf.workspace, tuning.resume, NAME)
-    speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
+    speed = distiller.student_choice if distiller.ends_early else None  # of an earlier stage
+    if speed is None:
+        speed = choose(distiller, data.loader, optimizer, device=device, ranks=ranks, resume=resume)
+        distiller.student_choice = speed
     undo.enter_context(in_force(student, speed, optimizer))
     distiller.on_train_begin(optimizer=optimizer)
     first = distiller.summed_criteria()[0]
     loader = train.dataloader
+    forward = _forward(student, device, ranks, compiled=speed.compile)
+    student_loss: Any = build_student_loss(conf, first.student_label, postprocess)
+    if looks_inside(distiller):
+        student_loss = partial(no_loss, device)
+        if forward is student and not speed.ipex:  # neither compiled nor inside of a wrapper of ours
+            forward = undo.enter_context(ended_early(distiller.student_model, first.student_looks()))
     return Parts(
         device=device,
         speed=speed,
-        forward=_forward(student, device, ranks, compiled=speed.compile),
-        student_loss=build_student_loss(conf, first.student_label, postprocess),
+        forward=forward,
+        student_loss=student_loss,
         optimizer=optimizer,
         rate=_rate(distiller, optimizer, data),
         data=data,
@@ -163,14 +175,24 @@ def _loader(distiller: Any, ranks: Ranks) -> Any:
             "there is nothing to train on: set distiller.train_dataloader, or name a dataset in "
             "distillation.train.dataloader"
         )
-    loader = located(
-        conf,
-        "distillation.train.dataloader",
-        lambda: build_dataloader(settings, seed=data_seed(conf), train=True, rank=ranks.rank, world_size=ranks.size),
-    )
+    loader = training_loader(conf, ranks.rank, ranks.size)
     _OURS.add(loader)
     distiller.train_dataloader = loader
     return loader
+
+
+def training_loader(conf: DistillationConf, rank: int = 0, world_size: int = 1) -> Any:
+    """The loader that ``distillation.train.dataloader`` describes.
+
+    Raises:
+        ConfigError, DataError: it can't be made.
+    """
+    settings: Any = conf.settings.distillation.train.dataloader
+    return located(
+        conf,
+        "distillation.train.dataloader",
+        lambda: build_dataloader(settings, seed=data_seed(conf), train=True, rank=rank, world_size=world_size),
+    )
 
 
 def _by_factor(distiller: Any) -> dict[float, list[nn.Parameter]] | None:
@@ -203,15 +225,9 @@ def _optimizer(distiller: Any, device: torch.device) -> torch.optim.Optimizer:
 
 
 def _rate(distiller: Any, optimizer: torch.optim.Optimizer, data: TrainingData) -> RateSchedule:
-    train = distiller.conf.settings.distillation.train
-    batches = data.length()
-    return build_rate_schedule(
-        distiller.conf,
-        optimizer,
-        epochs=train.end_epoch - train.start_epoch,
-        steps_per_epoch=None if batches is None else -(-batches // train.gradient_accumulation),
-        higher_is_better=score_is_higher_better(distiller),
-    )
+    lengths = run_lengths(distiller.conf.settings.distillation.train, data.length())
+    higher = score_is_higher_better(distiller)
+    return build_rate_schedule(distiller.conf, optimizer, higher_is_better=higher, **lengths)
 
 
 def _forward(student: nn.Module, device: torch.device, ranks: Ranks, *, compiled: bool) -> Callable[..., Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from kdhooks.loop import training_data
@@ -14,11 +16,16 @@ class TrainingData(training_data.TrainingData):
     expected = "a DataLoader or another iterable"
 
     def _own_generators(self) -> list[tuple[str, torch.Generator]]:
-        if jumps(self.loader):
-            return []
-        found: dict[int, tuple[str, torch.Generator]] = {}
-        for name, part in parts_of(self.loader).items():
-            generator = getattr(part, "generator", None)
-            if isinstance(generator, torch.Generator):
-                found.setdefault(id(generator), (name, generator))
-        return list(found.values())
+        return own_generators(self.loader)
+
+
+def own_generators(loader: Any) -> list[tuple[str, torch.Generator]]:
+    """The generators of a user's loader and samplers, each under its first name; our own loaders have none."""
+    if jumps(loader):
+        return []
+    found: dict[int, tuple[str, torch.Generator]] = {}
+    for name, part in parts_of(loader).items():
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator):
+            found.setdefault(id(generator), (name, generator))
+    return list(found.values())

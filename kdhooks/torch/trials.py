@@ -64,14 +64,15 @@ def fastest(seconds: Mapping[Way, float]) -> Way:
 
 
 def _timed(once: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     began = time.perf_counter()
     once()
-    _wait(device)
+    wait_for(device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

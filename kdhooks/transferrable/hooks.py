@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kdhooks import Distillation
+from kdhooks.distillation import Distillation
 from kdhooks.torch.criteria import KnowledgeDistillationLoss
 from kdhooks.transferrable.adapters import WeightedAdaptation, section_of
 from kdhooks.transferrable.distillers import STUDENT

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks import Distillation
 from kdhooks.criterion import teachers_by_name
+from kdhooks.distillation import Distillation
 from kdhooks.errors import ModelError, UsageError
 from kdhooks.torch.backend import BACKEND
 from kdhooks.torch.domains.both import first_rows, joined, rows_of

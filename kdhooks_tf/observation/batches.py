@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from kdhooks.check import DataFacts, InputFacts
+from kdhooks.config import DistillationConf
+from kdhooks.config.model import DataloaderSettings
 from kdhooks.datasets.order import BatchOrder
 from kdhooks.errors import DataError, UsageError
 from kdhooks.loop.batches import TARGET_FIELDS, Batch, split_batch
 from kdhooks_tf import generators
 from kdhooks_tf.data import as_tensors
+from kdhooks_tf.placement import data_seed
+from kdhooks_tf.stored_dataset import without_stored
+from kdhooks_tf.training_data import served
 
 Tensor = Any
 
@@ -57,18 +62,41 @@ def untouched(dataloader: Any) -> Iterator[None]:
 def parts_of(batch: Any, distiller: Any) -> Batch:
     """A batch as `fit()` splits it, as tensors; one without a target is a batch for distillation alone."""
     settings = distiller.conf.settings
-    loader = settings.distillation.train.dataloader
-    columns = loader.input_columns if loader is not None else ()
+    return _parts(batch, settings.model.inputs, settings.distillation.train.dataloader)
+
+
+def first_inputs(dataloader: Any, conf: DistillationConf) -> Any:
+    """The model's inputs in the first batch of a loader, or None; see `kdhooks.backend.Backend.first_inputs`.
+
+    Raises:
+        UsageError: the loader is an iterator, whose batch would be lost.
+        DataError: a batch has a form that `fit()` would not take either.
+    """
+    settings = conf.settings
+    described = settings.distillation.train.dataloader
+    if isinstance(dataloader, DataloaderSettings):
+        from kdhooks_tf.data import build_dataloader
+
+        described, dataloader = dataloader, build_dataloader(dataloader, seed=data_seed(conf), train=False)
+    if isinstance(dataloader, Iterator):  # iter() would already begin an epoch
+        raise UsageError("a batch of this iterator would be lost: pass a dataloader that can be iterated again")
+    with untouched(dataloader):
+        batch, _ = without_stored(next(served(dataloader), None))
+    return None if batch is None else _parts(batch, settings.model.inputs, described).input
+
+
+def _parts(batch: Any, inputs: Sequence[str], dataloader: DataloaderSettings | None) -> Batch:
+    columns = () if dataloader is None else dataloader.input_columns
     batch = as_tensors(batch)
     if tf.is_tensor(batch):
         return Batch(batch, None)
     if isinstance(batch, tuple) and len(batch) == 3 and not columns:
         batch = batch[:2]  # Keras's third is the weight of the samples
-    if isinstance(batch, tuple) and len(batch) == 1 and not columns:
+    if isinstance(batch, (tuple, list)) and len(batch) == 1 and not columns:
         return Batch(batch[0], None)
     if isinstance(batch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
-        return Batch({name: batch[name] for name in settings.model.inputs or batch}, None)
-    return split_batch(batch, inputs=settings.model.inputs, input_columns=columns)
+        return Batch({name: batch[name] for name in inputs or batch}, None)
+    return split_batch(batch, inputs=inputs, input_columns=columns)
 
 
 class SeenData:

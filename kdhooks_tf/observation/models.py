@@ -42,17 +42,21 @@ def model_facts(name: str, model: Any, *, training: bool) -> ModelFacts:
     )
 
 
-def _learned(model: Any) -> dict[str, Any]:
-    """The variables that a gradient could change, frozen ones too, by their paths."""
-    if not model.built:
-        return {}
+def learned_weights(model: Any) -> list[Any]:
+    """The variables of a built model that a gradient could change, frozen ones too, each once."""
     statistics = {
         id(one)
         for layer in layers_of(model)
         for name in ("moving_mean", "moving_variance")
         if (one := getattr(layer, name, None)) is not None
     }
-    return {weight.path: weight for weight in model.weights if id(weight) not in statistics and _counts(weight)}
+    weights = {id(weight): weight for weight in model.weights}
+    return [weight for number, weight in weights.items() if number not in statistics and _counts(weight)]
+
+
+def _learned(model: Any) -> dict[str, Any]:
+    """Those variables by their paths; none where the model is not built."""
+    return {weight.path: weight for weight in learned_weights(model)} if model.built else {}
 
 
 def _counts(weight: Any) -> bool:

@@ -15,7 +15,7 @@ from kdhooks.config import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("registrations_end_with_the_test")
-COMMANDS = ("demo", "init", "validate", "layers", "check", "fit")
+COMMANDS = ("demo", "init", "validate", "layers", "check", "fit", "search")
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_the_starter_sets_what_it_says() -> None:
 def test_the_starter_explains_every_key() -> None:
     text = starter()
     for described in describe():
-        if not described.path.startswith("evaluation.accuracy.dataloader."):
+        if not described.path.startswith(("evaluation.accuracy.dataloader.", "auto_distillation.evaluation.")):
             assert f"# {described.doc}\n" in text
 
 

@@ -71,6 +71,31 @@ tuning:
       runs/folded
     resume: off
 """,
+    """\
+auto_distillation:
+  search:
+    search_space:
+      block: [conv, attention]
+      layers: {low: 2, high: 12, step: 2}
+      kernel: {choices: [3, 5], when: {block: conv, layers: [2, 4]}}
+      rate: {low: 1.0e-5, high: 1.0e-2, log: true}
+    search_algorithm: TPE
+    metrics: [accuracy, latency]
+    higher_is_better: [true, false]
+    constraints: [latency <= 5 ms, parameters <= 10e6, layers % 4 == 0]
+    pruner: {median: {warm_up: 2}}
+    storage: sqlite:///study.db
+    timeout: 2 h
+  flash_distillation:
+    knowledge_transfer:
+      block_names: [a, b]
+      layer_mappings_for_knowledge_transfer: [[[a, '1', t, 0], [a1]], [{student: 'b.{i}', teacher: 't.{i}', i: 0..1}]]
+      loss_types: [[KL, MSE], [hint]]
+      loss_weights: [[0.5, 0.5], 1]
+      train_steps: 500
+    regular_distillation: {layer_mappings: [[head, head]], loss_types: ['KL'], add_origin_loss: [true]}
+  measure: {batch_size: 8}
+""",
 ]
 
 SCALARS = [

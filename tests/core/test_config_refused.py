@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdhooks.config import DistillationConf
-from kdhooks.config.refused import NOT_YET, OLD
+from kdhooks.config.refused import OLD
 from kdhooks.errors import ConfigError
 
 KD = "distillation.train.criterion.KnowledgeDistillationLoss"
@@ -28,13 +28,6 @@ def refused(source):
 def test_every_key_of_the_old_tool_without_meaning_is_refused_by_name(path):
     message, suggestion = OLD[path]
     assert refused(at(path, {"some": "thing"})) == [f"<dict>: {path}: {message}\n  {suggestion}"]
-
-
-@pytest.mark.parametrize("path", sorted(NOT_YET))
-def test_what_this_release_has_not_is_refused_honestly(path):
-    assert refused(at(path, {"some": "thing"})) == [
-        f"<dict>: {path}: not part of this release of kdhooks\n  Remove it."
-    ]
 
 
 def test_refused_criteria_are_refused_in_a_list_too():
@@ -146,6 +139,12 @@ def test_wrong_values_say_what_was_expected(path, value, text):
             "distillation.train",
             {"epoch": 3, "end_epoch": 10},
             "epoch: 3 epochs from epoch 0 end at 3, but end_epoch is 10\n  Keep one of epoch and end_epoch.",
+        ),
+        (
+            "distillation.train",
+            {"steps": 300, "end_epoch": 10},
+            "steps: stands beside end_epoch, and only one of them can say how long the run is\n"
+            "  Keep one of steps and end_epoch.",
         ),
         (
             "distillation.train",

@@ -10,6 +10,7 @@ from kdhooks.config import DistillationConf, add_known_loss, describe, known, lo
 from kdhooks.config.finetune_settings import FinetuneSettings, StartingPointSettings
 from kdhooks.config.model import AdaptationSettings, DataloaderSettings, EvaluationSettings, Settings, TrainSettings
 from kdhooks.config.schema import ROOT
+from kdhooks.config.search_settings import AutoDistillationSettings, FlashSettings
 from kdhooks.config.sections import Names, Section
 from kdhooks.errors import ConfigError, UsageError
 from kdhooks.names import Table
@@ -63,7 +64,8 @@ def test_the_defaults_of_the_tree_are_those_of_the_settings():
     assert load() == load({}) == Settings()
     whole = {}
     for described in describe():
-        if described.default not in (None, {}, []) and not described.path.startswith("evaluation"):
+        twice = ("evaluation", "auto_distillation.evaluation", "auto_distillation.train")
+        if described.default not in (None, {}, []) and not described.path.startswith(twice):
             holder = whole
             *above, last = described.path.split(".")
             for name in above:
@@ -80,6 +82,19 @@ def test_the_defaults_of_the_tree_are_those_of_the_settings():
         assert made == AdaptationSettings(criterion=made.criterion)
     assert set(adapting) >= {"joint_forward", "alternating", "adversary", "reversal", "gather", "ignore_index"}
     whole["finetune"].pop("delta")  # needs layers as well
+    searching = whole.pop("auto_distillation")
+    layers = {"layer_mappings": [["a", "b"]]}
+    stages = {name: {**searching.pop(f"{name}_distillation"), **layers} for name in ("flash", "regular")}
+    pruners = searching["search"].pop("pruner")  # one at a time
+    made = load({"auto_distillation": searching}).auto_distillation
+    assert made == AutoDistillationSettings()
+    for name, options in pruners.items():
+        assert load({"auto_distillation": {"search": {"pruner": {name: options}}}}).auto_distillation.search.pruner
+    for name, values in stages.items():
+        (stage,) = getattr(load({"auto_distillation": {f"{name}_distillation": values}}).auto_distillation, name).stages
+        assert (stage.block, stage.train_steps, stage.criterion["add_origin_loss"]) == ("", None, False)
+    flash = load({"auto_distillation": {"flash_distillation": stages["flash"]}}).auto_distillation.flash
+    assert flash == FlashSettings(flash.stages)
     found = load(whole)
     assert found.finetune == FinetuneSettings(l2_sp=StartingPointSettings())
     assert found.distillation.train.criterion[0].options == {
@@ -126,7 +141,9 @@ def test_every_key_of_every_section_refuses_a_list_of_nonsense():
         for nonsense in ([[3]], {"no such key": object()}, object(), -0.5, "no such word / at all"):
             text = isinstance(nonsense, str)
             if text and (
-                isinstance(rule, Names) or path.endswith((".path", ".resume", ".inputs", ".outputs", ".pretrained"))
+                isinstance(rule, Names)
+                or path.endswith((".path", ".resume", ".inputs", ".outputs", ".pretrained"))
+                or path.endswith((".metrics", ".study_name", ".block_names", ".feature_mask"))
             ):
                 continue
             assert refused(at(path, nonsense)), (path, nonsense)
@@ -138,4 +155,4 @@ def test_settings_are_frozen_all_the_way_down():
         for field in fields(value) if is_dataclass(value) else ():
             walk(getattr(value, field.name))
 
-    walk(Settings(evaluation=EvaluationSettings()))
+    walk(Settings(evaluation=EvaluationSettings(), auto_distillation=AutoDistillationSettings(flash=FlashSettings())))

@@ -82,3 +82,23 @@ def test_layers_that_a_configuration_taps(capsys: pytest.CaptureFixture[str]) ->
     assert mistake(capsys, "layers", "tapped_models:student", "--tapped", "taps.yaml") == (
         "kdhooks layers: student Sequential has no layer '9'. All layers: kdhooks layers MODEL\n"
     )
+
+
+SEARCH = """\
+auto_distillation:
+  flash_distillation: {block_names: ['1'], layer_mappings: [[['1', '1'], ['2', '2']]]}
+  regular_distillation: {layer_mappings: [['4', '3']]}
+"""
+
+
+def test_layers_that_the_stages_of_a_search_tap(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("auto.yaml").write_text(SEARCH)
+    code, out, err = output(capsys, "layers", "tapped_models:teacher", "--tapped", "auto.yaml", "--as", "teacher")
+    assert (code, err) == (0, "")
+    flash = "auto_distillation.flash_distillation.layer_mappings[0]"
+    assert [line.split() for line in out.splitlines()] == [
+        ["mapping", "layer", "type"],
+        [f"{flash}[0]", "'1'", "Linear"],
+        [f"{flash}[1]", "'2'", "ReLU"],
+        ["auto_distillation.regular_distillation.layer_mappings[0]", "'3'", "Linear"],
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from kdhooks.check import DataFacts, InputFacts
+from kdhooks.config import DistillationConf
+from kdhooks.config.model import DataloaderSettings
 from kdhooks.datasets.order import BatchOrder
 from kdhooks.errors import DataError, UsageError
 from kdhooks.loop.batches import TARGET_FIELDS, Batch, split_batch
+from kdhooks.torch.observation.untouched import untouched
+from kdhooks.torch.placement import data_seed
 
 
 def loader_of(distiller: Any, dataloader: Any) -> Any:
@@ -37,15 +41,38 @@ def loader_of(distiller: Any, dataloader: Any) -> Any:
 def parts_of(batch: Any, distiller: Any) -> Batch:
     """A batch as `fit()` splits it; one without a target is a batch for distillation alone."""
     settings = distiller.conf.settings
-    loader = settings.distillation.train.dataloader
-    columns = loader.input_columns if loader is not None else ()
+    return _parts(batch, settings.model.inputs, settings.distillation.train.dataloader)
+
+
+def first_inputs(dataloader: Any, conf: DistillationConf, backend: Any) -> Any:
+    """The model's inputs in the first batch of a loader, or None; see `kdhooks.backend.Backend.first_inputs`.
+
+    Raises:
+        UsageError: the loader is an iterator, whose batch would be lost.
+        DataError: a batch has a form that `fit()` would not take either.
+    """
+    settings = conf.settings
+    described = settings.distillation.train.dataloader
+    if isinstance(dataloader, DataloaderSettings):
+        from kdhooks.torch.data import build_dataloader
+
+        described, dataloader = dataloader, build_dataloader(dataloader, seed=data_seed(conf), train=False)
+    if isinstance(dataloader, Iterator):  # iter() would already begin an epoch
+        raise UsageError("a batch of this iterator would be lost: pass a dataloader that can be iterated again")
+    with untouched((), dataloader, backend):
+        batch = next(iter(dataloader), None)
+    return None if batch is None else _parts(batch, settings.model.inputs, described).input
+
+
+def _parts(batch: Any, inputs: Sequence[str], dataloader: DataloaderSettings | None) -> Batch:
+    columns = () if dataloader is None else dataloader.input_columns
     if isinstance(batch, Tensor):
         return Batch(batch, None)
     if isinstance(batch, (tuple, list)) and len(batch) == 1 and not columns:
         return Batch(batch[0], None)
     if isinstance(batch, Mapping) and not any(field in batch for field in TARGET_FIELDS):
-        return Batch({name: batch[name] for name in settings.model.inputs or batch}, None)
-    return split_batch(batch, inputs=settings.model.inputs, input_columns=columns)
+        return Batch({name: batch[name] for name in inputs or batch}, None)
+    return split_batch(batch, inputs=inputs, input_columns=columns)
 
 
 class SeenData:

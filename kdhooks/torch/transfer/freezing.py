@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.errors import UsageError
@@ -34,7 +34,7 @@ class Freezer:
 
     def names(self) -> list[str]:
         """The names of all parameters and buffers."""
-        return [name for name, _ in self._tensors()]
+        return [name for name, _ in self.tensors()]
 
     def freeze(self, names: Collection[str]) -> list[nn.Parameter]:
         """Freeze the parameters and buffers of these names, and nothing else any more.
@@ -46,9 +46,9 @@ class Freezer:
             UsageError: the model is inside of DistributedDataParallel already, which waits for their gradients.
         """
         wanted = {*names, *(self._of_batch_norm() if self._batch_norm else ())}
-        chosen = {id(one): one for name, one in self._tensors() if name in wanted and isinstance(one, nn.Parameter)}
+        chosen = {id(one): one for name, one in self.tensors() if name in wanted and isinstance(one, nn.Parameter)}
         new = [one for one in chosen.values() if one.requires_grad]
-        if new and any(inside(one) is self._root for one in living(DistributedDataParallel)):
+        if new and _distributed() and any(inside(one) is self._root for one in living(DistributedDataParallel)):
             raise UsageError(
                 "the student is inside of DistributedDataParallel already, which would wait for the gradients of "
                 "frozen layers: call on_train_begin() before DistributedDataParallel(student)"
@@ -97,11 +97,22 @@ class Freezer:
                 for name in (*module._parameters, *module._buffers):
                     yield _clean(f"{prefix}.{name}" if prefix else name)
 
-    def _tensors(self) -> Iterator[tuple[str, Any]]:
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """All parameters and buffers by name; shared ones under each of their names."""
         for name, parameter in self._root.named_parameters(remove_duplicate=False):
             yield _clean(name), parameter
         for name, buffer in self._root.named_buffers(remove_duplicate=False):
             yield _clean(name), buffer
+
+
+def _distributed() -> bool:
+    """Whether there can be a model inside of DistributedDataParallel; looking for one takes a while."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def stands_still(module: nn.Module) -> bool:
+    """Whether a freezer holds the module's statistics still."""
+    return any(isinstance(hook, _Still) for hook in module._forward_pre_hooks.values())
 
 
 def _clean(name: str) -> str:
