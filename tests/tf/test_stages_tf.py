@@ -14,7 +14,7 @@ from kdhooks.search.stages import FlashDistillation
 from kdhooks_tf.backend import BACKEND
 
 
-class Counted(keras.layers.Dense):
+class Counted(keras.layers.Dense):  # type: ignore[misc]
     """Counts its calls, each time its Python code runs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
