@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentiment.corpus import Sentences, read, write_made_up
+from sentiment.corpus import Sentences, batches, read, write_made_up
 from sentiment.teacher import WholeWords, WordPieces, minilm_folder
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, MobileBertConfig
@@ -113,9 +113,10 @@ def fine_tune(teacher: nn.Module, rows: Rows, *, epochs: int, rate: float) -> No
     optimizer = torch.optim.AdamW(teacher.parameters(), lr=rate, weight_decay=0.01)
     steps = epochs * -(-len(rows) // 32)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    lengths, generator = torch.tensor([len(row["input_ids"]) for row in rows]), torch.Generator().manual_seed(0)
     teacher.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(rows)).split(32):
+        for batch in batches(lengths, 32, generator):  # of about equal lengths
             with torch.autocast("cpu", torch.bfloat16):
                 loss = teacher(**padded([rows[at] for at in batch.tolist()])).loss
             optimizer.zero_grad()

@@ -66,7 +66,7 @@ class Findings(Participants):
         """Run the teachers as an earlier run did, whose `choices` these are, once training has begun."""
         for name, choice in choices.items():
             teacher = None if self._run is None else self._run.teachers.get(name)
-            if hasattr(teacher, "adopt"):
+            if teacher is not None and hasattr(teacher, "adopt"):
                 teacher.adopt(choice)
 
     def parameters(self) -> Iterator[Any]:

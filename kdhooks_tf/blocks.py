@@ -46,7 +46,8 @@ class Blocks:
             digest.update(text.encode())
         for weight in weights_of(model):
             digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
-            digest.update(np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8))
+            content: Any = np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8)
+            digest.update(content)
         return digest.hexdigest()
 
     def training_loader(self, conf: DistillationConf) -> Any:

@@ -6,6 +6,7 @@ does not begin with the momentum, or with the variables, of the first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from kdhooks_tf.evaluation import score_is_higher_better
 from kdhooks_tf.optimizers import build_optimizer, build_rate_schedule
 from kdhooks_tf.placement import check_student, data_seed, seed_generators
 from kdhooks_tf.postprocess import build_postprocess
-from kdhooks_tf.student_loss import StudentLoss, build_student_loss
+from kdhooks_tf.student_loss import build_student_loss
 from kdhooks_tf.training_data import TrainingData
 
 _OURS: WeakSet[Any] = WeakSet()
@@ -51,7 +52,7 @@ class Parts:
     """
 
     traced: bool
-    student_loss: StudentLoss
+    student_loss: Callable[..., Any]
     optimizer: Any
     rate: RateSchedule
     data: TrainingData

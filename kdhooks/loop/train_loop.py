@@ -127,8 +127,8 @@ class BuiltInLoop:
             self._events.close()
 
     def _goes_on(self) -> bool:
-        steps = self.settings.steps
-        return self.epoch < self.settings.end_epoch if steps is None else self.step < steps
+        last: int | None = self.settings.steps
+        return self.epoch < int(self.settings.end_epoch) if last is None else self.step < last
 
     # ---- an epoch ----------------------------------------------------------------------------------
 

@@ -202,7 +202,7 @@ def _position(values: Sequence[Any], value: object) -> int:
     if isinstance(values, (range, _Steps)):
         if not _is_number(value) or value != value or (isinstance(values, range) and value % 1):
             raise ValueError(value)
-        return values.index(int(value) if isinstance(values, range) else value)
+        return values.index(int(value)) if isinstance(values, range) else values.index(value)
     for place, known in enumerate(values):
         if same(known, value):
             return place

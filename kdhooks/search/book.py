@@ -89,14 +89,14 @@ class Book:
         """One ticket of ours."""
         return _entry(_patiently(self.storage.get_trial, trial_id))
 
-    def take_ticket(self, worker: Mapping[str, Any]) -> Entry:
-        """A new ticket; its worker stands on it from the beginning, so it can be seen to die."""
+    def take_ticket(self, worker: Mapping[str, Any]) -> int:
+        """A new ticket's trial; its worker stands on it from the beginning, so it can be seen to die."""
         from optuna.trial import TrialState, create_trial
 
         attributes = {"worker": dict(worker), "beat": 0}
         template = create_trial(state=TrialState.RUNNING, user_attrs=attributes)
-        trial_id = _patiently(self.storage.create_new_trial, self.study_id, template)
-        return self.entry(trial_id)
+        trial_id: int = _patiently(self.storage.create_new_trial, self.study_id, template)
+        return trial_id
 
     def give_sign(self, trial_id: int, beat: int) -> None:
         """A sign of life; none is given for a trial that has ended."""

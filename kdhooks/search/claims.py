@@ -22,6 +22,9 @@ DEATHS = 12
 """A candidate that so many workers died of is recorded as failed."""
 
 
+_FIRST_WAIT, _LONGEST_WAIT = 0.02, 0.25  # seconds between two looks at the tickets before one's own
+
+
 class Claims:
     """The claims of a study.
 
@@ -45,18 +48,19 @@ class Claims:
             self.end(each)
         return self._book.entries() if dead else entries
 
-    def wait_for_turn(self, mine: Entry) -> list[Entry]:
-        """All tickets, once every earlier one has a claim or has ended."""
-        wait = 0.005
+    def wait_for_turn(self, trial_id: int) -> list[Entry]:
+        """All tickets, once every one before that of the given trial has a claim or has ended."""
+        wait = _FIRST_WAIT
         while True:
             entries = self.entries()
-            before = [each for each in entries if each.running and each.number is None and each.ticket < mine.ticket]
+            ticket = next(each.ticket for each in entries if each.trial_id == trial_id)
+            before = [each for each in entries if each.running and each.number is None and each.ticket < ticket]
             for each in filter(self.is_mine, before):  # taken by a call whose answer was lost
                 self.end(each)
             if not before:
                 return entries
             time.sleep(wait)
-            wait = min(1.5 * wait, 0.25)
+            wait = min(2 * wait, _LONGEST_WAIT)
 
     def is_mine(self, entry: Entry) -> bool:
         """Whether a ticket was taken through this object."""

@@ -6,6 +6,7 @@ open in the study and is taken up again.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -102,7 +103,10 @@ class Course:
             KDHooksError: a mistake that the next candidate would make too; the proposal stays open.
         """
         rules = replace(self._actions.rules, lenient=self._trained)
-        candidate = Trial(proposal, rules, self._actions, together, self._prunes, self._keep).run()
+        trial = Trial(proposal, rules, self._actions, together, self._prunes, self._keep)
+        candidate = trial.run()
+        if trial.lingers:  # Keras' models hold themselves in a circle, and so does much that failed
+            gc.collect()
         recorded = together.led(lambda: self.study.finish(proposal, candidate).as_dict())
         candidate = Candidate.from_dict(recorded)
         del self._open[self.space.key(proposal.arch)]

@@ -99,11 +99,11 @@ def _evaluator(count: int, *, conditional: bool) -> tuple[Any, str]:
     if not conditional:
         try:
             evaluator = FanovaImportanceEvaluator(seed=0)
-            return evaluator, f"fANOVA (Optuna): its share of the variance over {count} complete candidates."
+            return evaluator, f"fANOVA (Optuna): a parameter's share of the variance over {count} complete candidates."
         except ImportError:  # without scikit-learn
             pass
     best = round(count / 3)
-    told = f"PED-ANOVA (Optuna): how much it decides whether a candidate is among the best {best} of {count}."
+    told = f"PED-ANOVA (Optuna): how much a parameter decides whether a candidate is among the best {best} of {count}."
     return PedAnovaImportanceEvaluator(target_quantile=best / count), told
 
 
@@ -128,7 +128,7 @@ def _distribution(dimension: Dimension) -> Any:
             return distributions.IntDistribution(0, len(dimension.values) - 1)
         return distributions.CategoricalDistribution(range(len(dimension.values)))
     if dimension.integer:
-        step = 1 if dimension.log else int(dimension.step or 1)
-        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
+        whole = 1 if dimension.log else int(dimension.step or 1)
+        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=whole)
     step = None if dimension.log else dimension.step
     return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=step)

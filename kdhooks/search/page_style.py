@@ -25,8 +25,8 @@ p { margin: 4px 0 10px; max-width: 80ch; } .soft { color: var(--soft); }
 .tiles b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .tiles span { color: var(--soft); font-size: 13px; }
 .wide { overflow-x: auto; }
-svg { display: block; max-width: 100%; height: auto; margin: 8px 0 16px; font: 12px system-ui, -apple-system, "Segoe UI", Roboto,
-  "DejaVu Sans", sans-serif; }
+svg { display: block; max-width: 100%; height: auto; margin: 8px 0 16px;
+  font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 .wide svg { max-width: none; }
 text { fill: var(--ink); } text.tick { fill: var(--soft); } text.label { fill: var(--ink); font-weight: 600; }
 text.halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; fill: var(--ink); }
@@ -46,7 +46,7 @@ text.halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; fill: 
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 10px; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
 th { background: var(--panel); text-align: right; font-weight: 600; } th small { display: block; color: var(--soft); }
-td.text, th.text { text-align: left; } 
+td.text, th.text, th.reason { text-align: left; } 
 td.reason { text-align: left; min-width: 24ch; max-width: 60ch; overflow-wrap: anywhere; }
 tr.top td { font-weight: 700; } tr.top td:first-child { color: var(--best); } td:first-child { color: var(--front); }
 code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .92em; overflow-wrap: anywhere; }

@@ -20,6 +20,10 @@ def importance_plot(importance: Importance) -> str:
         y = _TOP + place * _ROW
         drawing.text(names - 8, y + 17, name, "tick", anchor="end", most=names - 10)
         drawing.bar(names, y + 4, max(1.0, widest * share / shares[0][1]), _ROW - 8, "bar", f"{name}: {share:.1%}")
-        drawing.text(names + widest * share / shares[0][1] + 7, y + 17, f"{share:.0%}", "tick")
+        drawing.text(names + widest * share / shares[0][1] + 7, y + 17, _percent(share), "tick")
     drawing.line(names, _TOP, names, drawing.height - _TOP, "axis")
     return drawing.svg()
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "< 1%"

@@ -60,7 +60,7 @@ def _front(result: SearchResult, first: str, second: str, x: Scale, y: Scale) ->
     """The corners of the staircase that nothing lies beyond."""
     metrics, directions = result.settings.metrics, result.settings.higher_is_better
     at = (metrics.index(second), metrics.index(first))
-    points = {}
+    points: dict[tuple[float, ...], tuple[float, float]] = {}
     for row in result.candidates:
         scores = scores_of(row, result.settings)
         values = shown_value(result, row, second), shown_value(result, row, first)

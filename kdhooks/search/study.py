@@ -197,27 +197,27 @@ class Study:
 
     def _take(self, arch: Arch | None = None) -> Proposal | None:
         """A ticket and the claim of what is to be trained; None where nothing is left by then."""
-        ticket = self._book.take_ticket(self._worker)
-        self._heart.begin(ticket.trial_id)
+        trial_id = self._book.take_ticket(self._worker)
+        self._heart.begin(trial_id)
         try:
-            entries = self._claims.wait_for_turn(ticket)
+            entries = self._claims.wait_for_turn(trial_id)
             claim = self._choose(entries) if arch is None else self._chosen(entries, arch)
             if claim is None:
-                self._withdraw(ticket)
+                self._withdraw(trial_id)
                 return None
             number, arch = claim
-            self._book.claim(ticket.trial_id, number, arch)
-            self._held[number] = ticket.trial_id
+            self._book.claim(trial_id, number, arch)
+            self._held[number] = trial_id
         except BaseException:
-            self._withdraw(ticket)
+            self._withdraw(trial_id)
             raise
         shown_axes = {name: self._space.axes[name].shown_distribution() for name in arch}
-        self._book.show(ticket.trial_id, {name: (arch[name], axis) for name, axis in shown_axes.items()})
+        self._book.show(trial_id, {name: (arch[name], axis) for name, axis in shown_axes.items()})
         return Proposal(number, dict(arch), seed_of("train", self._settings.seed, self._space.key(arch)))
 
-    def _withdraw(self, ticket: Entry) -> None:
-        self._heart.end(ticket.trial_id)
-        self._book.end(ticket)
+    def _withdraw(self, trial_id: int) -> None:
+        self._heart.end(trial_id)
+        self._book.end(self._book.entry(trial_id))
 
     def _choose(self, entries: Sequence[Entry]) -> tuple[int, Arch] | None:
         """The number and architecture of an orphan, or of something new."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -110,6 +111,7 @@ class Trial:
     _spread: dict[str, tuple[float, float]] = field(default_factory=dict)
     _stages: Stages = ()
     _doing: str = "model_builder"
+    _model: weakref.ref[Any] | None = None
 
     def run(self) -> Candidate:
         """Do all of it; see the module for what is raised."""
@@ -129,6 +131,11 @@ class Trial:
             self.actions.done()
             candidate = replace(candidate, weights=self.keep(model, candidate))
         return candidate
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the model is still there: something holds it, or a circle that the collector has not found yet."""
+        return self._model is not None and self._model() is not None
 
     def ended_early(self, step: int, score: float) -> None:
         """Tell the pruner a score.
@@ -159,6 +166,7 @@ class Trial:
         if framework_of(model) is None:
             made = "nothing" if model is None else f"an object of type {type(model).__name__}"
             raise UsageError(f"model_builder returned {made}: it must return a model of PyTorch or Keras")
+        self._model = weakref.ref(model)
         return model
 
     def _measure(self, model: Any, names: Sequence[str]) -> None:

@@ -114,8 +114,8 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     student_loss: Any = build_student_loss(conf, first.student_label, postprocess)
     if looks_inside(distiller):
         student_loss = partial(no_loss, device)
-        if forward is student and not speed.ipex:
-            forward = undo.enter_context(ended_early(student, first.student_looks()))
+        if forward is student and not speed.ipex:  # neither compiled nor inside of a wrapper of ours
+            forward = undo.enter_context(ended_early(distiller.student_model, first.student_looks()))
     return Parts(
         device=device,
         speed=speed,

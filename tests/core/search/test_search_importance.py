@@ -48,7 +48,7 @@ def test_the_parameter_that_decides_is_the_first(decisive: str, higher: bool) ->
     assert found.shares[decisive] > 0.5
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert set(found.shares) == {"size", "kind", "rate", "even"}  # one choice is none
-    assert found.method == "fANOVA (Optuna): its share of the variance over 60 complete candidates."
+    assert found.method == "fANOVA (Optuna): a parameter's share of the variance over 60 complete candidates."
 
 
 def test_without_scikit_learn_it_is_ped_anova(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,10 @@ def test_without_scikit_learn_it_is_ped_anova(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("optuna.importance.FanovaImportanceEvaluator", missing)
     found = importance_of(result_of("size"), "score")
     assert next(iter(found.shares)) == "size"
-    assert found.method == "PED-ANOVA (Optuna): how much it decides whether a candidate is among the best 20 of 60."
+    assert (
+        found.method
+        == "PED-ANOVA (Optuna): how much a parameter decides whether a candidate is among the best 20 of 60."
+    )
 
 
 def test_conditional_parameters_take_part() -> None:
@@ -72,7 +75,10 @@ def test_conditional_parameters_take_part() -> None:
     )
     assert set(found.shares) == {"block", "kernel"}
     assert found.shares["kernel"] > 0.1
-    assert found.method == "PED-ANOVA (Optuna): how much it decides whether a candidate is among the best 13 of 40."
+    assert (
+        found.method
+        == "PED-ANOVA (Optuna): how much a parameter decides whether a candidate is among the best 13 of 40."
+    )
 
 
 def test_each_metric_has_its_own() -> None:

@@ -109,7 +109,7 @@ class Elsewhere:
         self.book = study._book
 
     def ticket(self) -> int:
-        return self.book.take_ticket({**ELSEWHERE, "heartbeat": 0.05}).trial_id
+        return self.book.take_ticket({**ELSEWHERE, "heartbeat": 0.05})
 
 
 def test_the_claim_of_a_dead_worker_is_taken_up_under_its_number(caplog: pytest.LogCaptureFixture) -> None:
@@ -188,7 +188,7 @@ def test_tickets_are_called_in_their_order(tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/study.log"
     with Study(DistillationConf(), space=space(), settings=settings(storage=url)) as study:
         other = Elsewhere(study)
-        trial_id = study._book.take_ticket({**ELSEWHERE, "heartbeat": 100.0}).trial_id
+        trial_id = study._book.take_ticket({**ELSEWHERE, "heartbeat": 100.0})
         proposals: list[Any] = []
         waiting = threading.Thread(target=lambda: proposals.append(study.propose()))
         waiting.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import weakref
@@ -98,7 +97,6 @@ def test_students_of_earlier_trials_are_gone(tmp_path: Path) -> None:
     earlier: list[weakref.ref[Any]] = []
 
     def watched(arch: dict[str, Any]) -> nn.Module:
-        gc.collect()
         assert [one() for one in earlier] == [None] * len(earlier)
         model = build(arch)
         earlier.append(weakref.ref(model))
@@ -108,7 +106,6 @@ def test_students_of_earlier_trials_are_gone(tmp_path: Path) -> None:
 
     made.model_builder = watched
     made.search_loop()
-    gc.collect()
     assert [one() for one in earlier] == [None] * 4
     assert [one.state for one in made.search_result.candidates] == ["complete", "failed", "complete", "complete"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.nn.modules.module import register_module_forward_hook
 
 from kdhooks import AutoDistillation
 from kdhooks.errors import UsageError
@@ -56,3 +57,32 @@ def test_without_stages_the_section_distillation_trains(tmp_path: Path, own: boo
     assert [one.state for one in found] == ["complete"] * 2
     assert [stage["steps"] for one in found for stage in one.stages] == [8, 8]
     assert not list(tmp_path.glob("*.pt"))  # no checkpoint of a candidate
+
+
+def test_stored_outputs_of_the_teacher_serve_all_candidates(tmp_path: Path) -> None:
+    made = agent(tmp_path, max_trials=3)
+    made.config["distillation.cache"] = {"path": str(tmp_path / "cache")}
+    rows: list[int] = []
+    hidden = made.teacher_model.hidden
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        if module is hidden:  # a hook of its own would be another teacher with every row that it counts
+            rows.append(len(output))
+
+    handle = register_module_forward_hook(count)
+    seen = []
+    builder = made.model_builder
+
+    def counted(arch: dict[str, Any]) -> Any:
+        seen.append(sum(rows))
+        return builder(arch)
+
+    made.model_builder = counted
+    with handle:
+        made.search_loop()
+    plain = agent(tmp_path / "plain", max_trials=3)
+    plain.search_loop()
+    assert [one.metrics for one in made.search_result.candidates] == [
+        one.metrics for one in plain.search_result.candidates
+    ]
+    assert sum(rows) == seen[1] == 2 * 32  # the first candidate has stored every row, for each part what it looks at

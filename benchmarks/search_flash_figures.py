@@ -1,0 +1,172 @@
+"""What the runs of `benchmarks.search_flash` say: accuracies, and ranks beside those of a long training.
+
+Rules: candidates count that have been trained in all three ways with a seed, so every comparison is paired. The error
+of an accuracy is over the seeds; that of a correlation is over the candidates, by the bootstrap, since another set of
+candidates is what would change it most.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import kendalltau, spearmanr
+
+from benchmarks.results_store import Store
+from benchmarks.search_cnn import BATCH, SPACE, candidates
+from benchmarks.search_flash import PLANS, WAYS, Run
+from kdhooks.demo import mean_and_error
+
+Scores = dict[str, list[list[float]]]
+"""By way: for each candidate its accuracies, seed by seed."""
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table."""
+
+    accuracy: str
+    spearman: str
+    kendall: str
+    spearman_seeds: str
+    kendall_seeds: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table.
+
+    Attributes:
+        plan: its name.
+        seeds: that all candidates have.
+        batch: rows of a batch.
+        teacher: in words.
+        names: of the dimensions.
+        ways: rows by way.
+        differences: distilled minus alone, in words.
+        candidates: points, and a cell for each way.
+    """
+
+    plan: str
+    seeds: int
+    batch: int
+    teacher: str
+    names: tuple[str, ...]
+    ways: Mapping[str, Way]
+    differences: str
+    candidates: Sequence[tuple[tuple[int, ...], list[str]]]
+
+
+def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
+    return float(spearmanr(ours, theirs).statistic)
+
+
+def kendall(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Kendall's, variant b."""
+    return float(kendalltau(ours, theirs).statistic)
+
+
+def scores_of(store: Store, plan: str) -> tuple[Scores, dict[str, list[float]], list[Mapping[str, Any]]]:
+    """Accuracies and seconds by way, and the candidates that all seeds of all ways have."""
+    archs, scores, seconds = [], {way: [] for way in WAYS}, {way: [] for way in WAYS}
+    runs = {
+        (way, index): store.runs(Run(plan, way, arch, 0).key) for way in WAYS for index, arch in enumerate(candidates())
+    }
+    whole = [set.intersection(*(set(runs[way, index]) for way in WAYS)) for index in range(len(candidates()))]
+    seeds = sorted(set.intersection(*(one for one in whole if one))) if any(whole) else []
+    for index, arch in enumerate(candidates()):
+        if not whole[index] or not seeds:
+            continue
+        archs.append(arch)
+        for way in WAYS:
+            mine = [runs[way, index][seed] for seed in seeds]
+            scores[way].append([run["score"] for run in mine])
+            seconds[way].append(statistics.fmean(run["seconds"] for run in mine))
+    return scores, seconds, archs
+
+
+def compare(store: Store, plan: str) -> Comparison | None:
+    """The table of a plan, or None where fewer than three candidates are done."""
+    scores, seconds, archs = scores_of(store, plan)
+    if len(archs) < 3:
+        return None
+    ways = {way: _way(scores, way, statistics.fmean(seconds[way])) for way in WAYS}
+    cells = [[f"{statistics.fmean(scores[way][index]):.2f}" for way in WAYS] for index in range(len(archs))]
+    points = [tuple(int(arch[name]) for name in SPACE) for arch in archs]
+    taught = store.latest(f"teacher {PLANS[plan].teacher_epochs:g}", 0)
+    return Comparison(
+        plan=plan,
+        seeds=len(scores["long"][0]),
+        batch=BATCH,
+        teacher=f"{taught['score']:.2f}% on the test images" if taught else "accuracy unknown",
+        names=tuple(SPACE),
+        ways=ways,
+        differences=_differences(scores),
+        candidates=list(zip(points, cells, strict=True)),
+    )
+
+
+def _way(scores: Scores, way: str, seconds: float) -> Way:
+    seeds = range(len(scores[way][0]))
+    by_seed = [statistics.fmean(one[seed] for one in scores[way]) for seed in seeds]
+    accuracy = mean_and_error(by_seed)
+    if way == "long":
+        return Way(accuracy, "", "", "", "", seconds)
+    long = means(scores["long"])
+    cells = []
+    for correlation in (spearman, kendall):
+        cells.append(f"{correlation(means(scores[way]), long):.3f}")
+    for correlation in (spearman, kendall):
+        cells.append(mean_and_error([correlation([one[seed] for one in scores[way]], long) for seed in seeds]))
+    return Way(accuracy, *cells, seconds)
+
+
+def means(scores: Sequence[Sequence[float]]) -> list[float]:
+    """Of each candidate over its seeds."""
+    return [statistics.fmean(one) for one in scores]
+
+
+def _differences(scores: Scores) -> str:
+    """Distilled minus alone: accuracies over seeds, correlations over candidates."""
+    seeds = range(len(scores["long"][0]))
+    gains = [
+        statistics.fmean(
+            ours[seed] - theirs[seed] for ours, theirs in zip(scores["distilled"], scores["alone"], strict=True)
+        )
+        for seed in seeds
+    ]
+    better = sum(o > a for o, a in zip(means(scores["distilled"]), means(scores["alone"]), strict=True))
+    parts = [f"Distilled minus alone: accuracy {mean_and_error(gains)}, better for {better} of {len(scores['long'])}"]
+    for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
+        low, high = interval(scores, correlation)
+        middle = gain(scores, correlation, range(len(scores["long"])))
+        parts.append(f"{name} {middle:+.3f} (95% over candidates: {low:+.3f} to {high:+.3f})")
+    return "; ".join(parts) + "."
+
+
+Correlation = Callable[[Sequence[float], Sequence[float]], float]
+
+
+def gain(scores: Scores, correlation: Correlation, chosen: Sequence[int]) -> float:
+    """By how much the ranks of distilled candidates are nearer to those of long training."""
+    ours, theirs, long = ([means(scores[way])[index] for index in chosen] for way in ("distilled", "alone", "long"))
+    return correlation(ours, long) - correlation(theirs, long)
+
+
+def interval(scores: Scores, correlation: Correlation) -> tuple[float, float]:
+    """95% of `gain` over sets of candidates drawn with replacement."""
+    chance, count = random.Random(0), len(scores["long"])
+    drawn = []
+    while len(drawn) < DRAWS:
+        chosen = chance.choices(range(count), k=count)
+        if len(set(chosen)) > 2:
+            drawn.append(gain(scores, correlation, chosen))
+    drawn.sort()
+    return drawn[round(0.025 * DRAWS)], drawn[round(0.975 * DRAWS) - 1]
