@@ -130,7 +130,7 @@ def _flash(found: Comparison) -> list[str]:
     archs = [[*(str(value) for value in arch), *scores] for arch, scores in found.candidates]
     return [
         f"## FashionMNIST: flash and regular distillation, or alone ({TITLES[found.plan]})\n",
-        f"{len(archs)} candidates, {found.seeds} seeds, {plan.images:,} images, batches of {found.batch}; flash and "
+        f"{len(archs)} candidates, {found.seeds} seeds (long: {found.long_seeds}), {plan.images:,} images, batches of {found.batch}; flash and "
         f"regular distillation take {share} steps. The teacher is a ResNet-8 ({found.teacher}).\n",
         table(lines),
         f"{found.differences}\n",
