@@ -1,8 +1,8 @@
 """What the runs of `benchmarks.search_flash` say: accuracies, and ranks beside those of a long training.
 
 Rules: the two short ways are compared over the seeds that all candidates have in both, so every comparison is paired; a
-long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds; that of a correlation is over the candidates, by the bootstrap, since another set of
-candidates is what would change it most.
+long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds; that of
+a correlation is over the candidates, by the bootstrap, since another set of candidates is what would change it most.
 """
 
 from __future__ import annotations
