@@ -21,14 +21,13 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from kdhooks.search.space import Space
-from kdhooks.search.study import Study
-
 from benchmarks.results_store import Store
 from benchmarks.search_digits import NEAR, SPACE, TABLE, key, near_best, read
 from kdhooks import DistillationConf
 from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
+from kdhooks.search.space import Space
+from kdhooks.search.study import Study
 
 FIGURES = Path(__file__).with_name("figures") / "search_bo.json"
 STARTUP, MOST = 10, 300
@@ -104,7 +103,7 @@ def describe(algorithm: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    from benchmarks.search_page import write
+    from benchmarks.search_page import Sources, write
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
@@ -123,7 +122,7 @@ def main() -> None:
         trials = [run["trials"] for run in store.runs(algorithm).values()]
         low, middle, high = quartiles(trials)
         print(f"{time.strftime('%H:%M:%S')} {algorithm}: {middle:g} ({low:g} to {high:g})", flush=True)
-        write(options.page)
+        write(options.page, Sources(options.table, options.figures))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Every candidate of a space of small convolutional networks, really trained on scikit-learn's digits: a table.
 
-    python -m benchmarks.search_digits               # goes on where it stopped; about 15 minutes of one core
+    python -m benchmarks.search_digits               # goes on where it stopped; 2 minutes of one core
     python -m benchmarks.search_digits --quick       # two candidates, one seed, into .kdhooks
 
 A candidate's score is its accuracy in percent on a quarter of the images, the mean over `SEEDS` seeds; a seed decides
@@ -19,7 +19,7 @@ import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -196,6 +196,16 @@ def near_best(rows: Sequence[Mapping[str, float]], near: float = NEAR) -> list[M
     return sorted((row for row in rows if row["score"] >= best - near), key=lambda row: -row["score"])
 
 
+def scored(missing: Sequence[Arch], judge: Callable[[Arch], dict[str, float]], jobs: int) -> Iterator[dict[str, float]]:
+    """Rows of candidates in their order, made here or in so many processes of one thread each."""
+    if jobs == 1:
+        torch.set_num_threads(1)
+        yield from map(judge, missing)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(judge, missing)
+
+
 def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int, jobs: int = 1) -> None:
     """Train all candidates that are not in the table yet, a line each; the order of the grid when all are there.
 
@@ -209,12 +219,11 @@ def exhaust(path: Path, wanted: Sequence[Arch], seeds: int, steps: int, jobs: in
     done = {key(row) for row in read(path)}
     missing = [arch for arch in wanted if key(arch) not in done]
     random.Random(0).shuffle(missing)
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for number, row in enumerate(pool.map(partial(score, seeds=seeds, steps=steps), missing)):
-            with path.open("a", encoding="utf-8") as file:
-                file.write(",".join(f"{value:g}" for value in row.values()) + "\n")
-            if number % 20 == 0:
-                say(read(path), len(wanted))
+    for number, row in enumerate(scored(missing, partial(score, seeds=seeds, steps=steps), jobs)):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(",".join(f"{value:g}" for value in row.values()) + "\n")
+        if number % 20 == 0:
+            say(read(path), len(wanted))
     write(path, sorted(read(path), key=key), top)
 
 

@@ -140,16 +140,17 @@ def main() -> None:
     folder = Path(".kdhooks") / ("search-quick" if options.quick else "search")
     store = Store(folder / FIGURES.name if options.quick else FIGURES)
     page = options.page or (folder / "page.md" if options.quick else PAGE)
+    plans = {name: replace(plan, **QUICK) for name, plan in PLANS.items()} if options.quick else PLANS
     archs = candidates()[:3] if options.quick else candidates()
     for name, seed in itertools.product(options.plans, range(1 if options.quick else options.seeds)):
-        plan = replace(PLANS[name], **QUICK) if options.quick else PLANS[name]
+        plan = plans[name]
         for way, arch in itertools.product(options.ways, archs):
             run = Run(name, way, arch, seed)
             if store.get(run.key, seed, run.description(plan)) is None:
                 found = train(run, plan, taught(plan, folder, store) if way == "distilled" else None)
                 store.add(run.key, seed, run.description(plan), found)
                 say(f"{run.key} seed {seed}: {found['score']:.2f} % ({found['seconds']:.1f} s)")
-        write(page, Sources(flash=store.path))
+        write(page, Sources(flash=store.path, plans=plans))
 
 
 if __name__ == "__main__":

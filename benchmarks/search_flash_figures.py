@@ -1,8 +1,8 @@
 """What the runs of `benchmarks.search_flash` say: accuracies, and ranks beside those of a long training.
 
-Rules: candidates count that have been trained in all three ways with a seed, so every comparison is paired. The error
-of an accuracy is over the seeds; that of a correlation is over the candidates, by the bootstrap, since another set of
-candidates is what would change it most.
+Rules: the two short ways are compared over the seeds that all candidates have in both, so every comparison is paired; a
+long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds; that of
+a correlation is over the candidates, by the bootstrap, since another set of candidates is what would change it most.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Comparison:
 
     Attributes:
         plan: its name.
-        seeds: that all candidates have.
+        seeds: of the two short ways, that all candidates have.
+        long_seeds: of the long training.
         batch: rows of a batch.
         teacher: in words.
         names: of the dimensions.
@@ -55,6 +56,7 @@ class Comparison:
 
     plan: str
     seeds: int
+    long_seeds: int
     batch: int
     teacher: str
     names: tuple[str, ...]
@@ -79,14 +81,13 @@ def scores_of(store: Store, plan: str) -> tuple[Scores, dict[str, list[float]], 
     runs = {
         (way, index): store.runs(Run(plan, way, arch, 0).key) for way in WAYS for index, arch in enumerate(candidates())
     }
-    whole = [set.intersection(*(set(runs[way, index]) for way in WAYS)) for index in range(len(candidates()))]
-    seeds = sorted(set.intersection(*(one for one in whole if one))) if any(whole) else []
-    for index, arch in enumerate(candidates()):
-        if not whole[index] or not seeds:
-            continue
-        archs.append(arch)
+    present = [index for index in range(len(candidates())) if all(runs[way, index] for way in WAYS)]
+    shared = {way: set.intersection(*(set(runs[way, index]) for index in present)) for way in WAYS if present}
+    for index in present:
+        archs.append(candidates()[index])
         for way in WAYS:
-            mine = [runs[way, index][seed] for seed in seeds]
+            seeds = shared["long"] if way == "long" else shared["alone"] & shared["distilled"]
+            mine = [runs[way, index][seed] for seed in sorted(seeds)]
             scores[way].append([run["score"] for run in mine])
             seconds[way].append(statistics.fmean(run["seconds"] for run in mine))
     return scores, seconds, archs
@@ -95,7 +96,7 @@ def scores_of(store: Store, plan: str) -> tuple[Scores, dict[str, list[float]], 
 def compare(store: Store, plan: str) -> Comparison | None:
     """The table of a plan, or None where fewer than three candidates are done."""
     scores, seconds, archs = scores_of(store, plan)
-    if len(archs) < 3:
+    if len(archs) < 3 or not scores["alone"][0] or not scores["long"][0]:
         return None
     ways = {way: _way(scores, way, statistics.fmean(seconds[way])) for way in WAYS}
     cells = [[f"{statistics.fmean(scores[way][index]):.2f}" for way in WAYS] for index in range(len(archs))]
@@ -103,7 +104,8 @@ def compare(store: Store, plan: str) -> Comparison | None:
     taught = store.latest(f"teacher {PLANS[plan].teacher_epochs:g}", 0)
     return Comparison(
         plan=plan,
-        seeds=len(scores["long"][0]),
+        seeds=len(scores["alone"][0]),
+        long_seeds=len(scores["long"][0]),
         batch=BATCH,
         teacher=f"{taught['score']:.2f}% on the test images" if taught else "accuracy unknown",
         names=tuple(SPACE),
@@ -135,7 +137,7 @@ def means(scores: Sequence[Sequence[float]]) -> list[float]:
 
 def _differences(scores: Scores) -> str:
     """Distilled minus alone: accuracies over seeds, correlations over candidates."""
-    seeds = range(len(scores["long"][0]))
+    seeds = range(len(scores["alone"][0]))
     gains = [
         statistics.fmean(
             ours[seed] - theirs[seed] for ours, theirs in zip(scores["distilled"], scores["alone"], strict=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from benchmarks import search_bo, search_flash
 from benchmarks.machine import processor
 from benchmarks.results_page import block, table, written
 from benchmarks.results_store import Store
+from benchmarks.search_cnn import Plan
 from benchmarks.search_digits import NEAR, SPACE, TABLE, near_best, read
 from benchmarks.search_flash_figures import Comparison, compare
 from kdhooks.demo import mean_and_error
@@ -36,11 +37,12 @@ short training). Machine: {processor}, one thread, others at work beside it; Pyt
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the figures are."""
+    """Where the figures are, and what was planned for those of flash distillation."""
 
     table: Path = TABLE
     bo: Path = search_bo.FIGURES
     flash: Path = search_flash.FIGURES
+    plans: Mapping[str, Plan] = field(default_factory=lambda: search_flash.PLANS)
 
 
 def write(page: Path = PAGE, sources: Sources = Sources()) -> None:
@@ -53,9 +55,9 @@ def write(page: Path = PAGE, sources: Sources = Sources()) -> None:
     if rows:
         parts += [*_digits(rows, sources.table), block("digits", notes)]
         parts += [*_searches(rows, Store(sources.bo)), block("bo", notes)]
-    for plan in search_flash.PLANS:
+    for plan, settings in sources.plans.items():
         found = compare(Store(sources.flash), plan)
-        parts += [*_flash(found), block(f"flash-{plan}", notes)] if found else []
+        parts += [*_flash(found, settings), block(f"flash-{plan}", notes)] if found else []
     page.write_text("\n".join([*parts, "## What was tried\n", block("tried", notes)]), encoding="utf-8")
 
 
@@ -118,8 +120,7 @@ def _searches(rows: Sequence[Mapping[str, float]], store: Store) -> list[str]:
     ]
 
 
-def _flash(found: Comparison) -> list[str]:
-    plan = search_flash.PLANS[found.plan]
+def _flash(found: Comparison, plan: Plan) -> list[str]:
     share = ", ".join(str(steps) for steps in (plan.flash, plan.flash, plan.steps - 2 * plan.flash))
     lines = [["", "steps", "accuracy", "Spearman", "Kendall", "Spearman, a seed", "Kendall, a seed", "s a candidate"]]
     for way in search_flash.WAYS:
@@ -130,8 +131,9 @@ def _flash(found: Comparison) -> list[str]:
     archs = [[*(str(value) for value in arch), *scores] for arch, scores in found.candidates]
     return [
         f"## FashionMNIST: flash and regular distillation, or alone ({TITLES[found.plan]})\n",
-        f"{len(archs)} candidates, {found.seeds} seeds, {plan.images:,} images, batches of {found.batch}; flash and "
-        f"regular distillation take {share} steps. The teacher is a ResNet-8 ({found.teacher}).\n",
+        f"{len(archs)} candidates, {found.seeds} seeds (long: {found.long_seeds}), {plan.images:,} images, batches of "
+        f"{found.batch}; flash and regular distillation take {share} steps. "
+        f"The teacher is a ResNet-8 ({found.teacher}).\n",
         table(lines),
         f"{found.differences}\n",
         table([[*found.names, *search_flash.WAYS], *archs]),

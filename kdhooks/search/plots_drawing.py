@@ -125,14 +125,19 @@ class Scale:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The px of a value.
+        """The px of a value; one beyond an end stands at that end.
 
-        >>> Scale(0, 10, 100, 0).at(2.5), Scale(1, 100, 0, 10, log=True).at(10)
-        (75.0, 5.0)
+        >>> Scale(0, 10, 100, 0).at(2.5), Scale(1, 100, 0, 10, log=True).at(10), Scale(0, 10, 100, 0).at(11)
+        (75.0, 5.0, 0.0)
         """
+        value = min(max(value, self.low), self.high)
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         place = math.log(value) if self.log else value
         return self.start + (self.end - self.start) * (place - low) / (high - low)
+
+    def reaches(self, value: float) -> bool:
+        """Whether a value lies between the ends."""
+        return self.low <= value <= self.high
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers inside of it, at most about `most`."""

