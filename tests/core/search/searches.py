@@ -155,7 +155,8 @@ def main() -> None:
     sys.stdin.readline()
     with Study(DistillationConf(), space=space(), settings=chosen) as study:
         _deadly(study, death)
-        begin, overheads, processor, numbers = time.time(), list[float](), list[float](), list[int]()
+        begin = finished = time.time()
+        overheads, processor, numbers = list[float](), list[float](), list[int]()
         while True:
             asked, used = time.perf_counter(), time.process_time()
             proposal = study.propose()
