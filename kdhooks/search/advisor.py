@@ -20,8 +20,9 @@ from kdhooks.search.samplers import ask, check_packages, startup
 from kdhooks.search.seeds import seed_of
 from kdhooks.search.space import Arch, Code, Space
 
-ASKED = 3
-"""So many times an algorithm is asked, each time with another seed, before the nearest unseen one is taken."""
+# So many times an algorithm is asked, each time with another seed, before the nearest unseen one is taken.
+_ASKED = 4
+_ASKED_BO = 2  # a Gaussian process is dear, and has the same favourite every time
 
 
 class Advisor:
@@ -64,7 +65,7 @@ class Advisor:
             return None
         history = told(self.space, self.settings, candidates)
         wished = None
-        for attempt in range(ASKED):
+        for attempt in range(_ASKED_BO if self.settings.search_algorithm == "BO" else _ASKED):
             seed = seed_of("ask", self.settings.seed, number, attempt)
             arch = self.space.decode(self._ask(history, seed))
             if self.space.keeps_relations(arch) and self.space.key(arch) not in seen:

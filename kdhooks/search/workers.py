@@ -1,8 +1,8 @@
 """Who works on a study, and who has died.
 
-A worker on this machine is looked for by its process number and start time, so its death is seen at once. Any
-other one is judged by its signs of life, a counter that it raises: no clock of one machine is held against that of
-another.
+A worker on this machine is looked for by its process number and start time, so its death is seen at once, and it is
+not taken for dead because the machine is busy. Any other one is judged by its signs of life, a counter that it raises:
+no clock of one machine is held against that of another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 from kdhooks.messages import logger
 
 _MISSED = 3  # signs of life in a row after which a worker counts as dead
+_MISSED_HERE = 20  # of a process that is there, but may have lost its study
 
 
 def myself(heartbeat: float) -> dict[str, Any]:
@@ -62,15 +63,17 @@ class Watch:
     def is_dead(self, trial_id: int, worker: Mapping[str, Any], beat: int) -> bool:
         """Whether the worker of a running trial is dead, or has given no sign of life for three times its interval.
 
-        The time counts from the first look at the last sign.
+        The time counts from the first look at the last sign. It is longer for a process that can be seen to live.
         """
-        if worker["machine"] == _machine() and not _is_alive(worker["pid"], worker["started"]):
+        is_here = worker["machine"] == _machine()
+        if is_here and not _is_alive(worker["pid"], worker["started"]):
             return True
         last, since = self._seen.get(trial_id, (None, 0.0))
         if last != beat:
             self._seen[trial_id] = (beat, self._clock())
             return False
-        return self._clock() - since > _MISSED * float(worker["heartbeat"])
+        missed = _MISSED_HERE if is_here else _MISSED
+        return self._clock() - since > missed * float(worker["heartbeat"])
 
 
 class Heart:

@@ -86,6 +86,11 @@ def test_four_workers(server: Server) -> None:
     check_four(server.new_database("four"), server.new_database("alone"))
 
 
+@pytest.mark.soak
+def test_the_overhead_on_the_clock(server: Server) -> None:
+    check_four(server.new_database("clock_four"), server.new_database("clock_alone"), "overheads")
+
+
 def test_kills_change_nothing(server: Server) -> None:
     check_kills(server.new_database("kills"), "TPE", 16, seed=5, kills=5)
 

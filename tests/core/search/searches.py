@@ -155,9 +155,10 @@ def main() -> None:
     sys.stdin.readline()
     with Study(DistillationConf(), space=space(), settings=chosen) as study:
         _deadly(study, death)
-        begin, overheads, numbers = time.time(), list[float](), list[int]()
+        begin = finished = time.time()
+        overheads, processor, numbers = list[float](), list[float](), list[int]()
         while True:
-            asked = time.perf_counter()
+            asked, used = time.perf_counter(), time.process_time()
             proposal = study.propose()
             if proposal is None:
                 break
@@ -166,9 +167,11 @@ def main() -> None:
             candidate, asked = trained(proposal), time.perf_counter()
             study.finish(proposal, candidate)
             overheads.append(overhead + time.perf_counter() - asked)
+            processor.append(time.process_time() - used)
             numbers.append(proposal.number)
             finished = time.time()
-    print(json.dumps({"begin": begin, "end": finished, "overheads": overheads, "numbers": numbers}))
+    told = {"begin": begin, "end": finished, "numbers": numbers, "overheads": overheads, "processor": processor}
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

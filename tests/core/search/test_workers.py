@@ -57,6 +57,15 @@ def test_a_worker_elsewhere_is_dead_after_three_missing_signs() -> None:
     assert not watch.is_dead(2, ELSEWHERE, 1), "the time counts from the first look"
 
 
+def test_a_worker_here_that_is_only_slow() -> None:
+    """On a busy machine a living process may miss some signs; one that gives none at all has lost its study."""
+    now = [0.0]
+    watch, here = Watch(lambda: now[0]), myself(20.0)
+    for moment, is_dead in [(0.0, False), (61.0, False), (400.0, False), (401.0, True)]:
+        now[0] = moment
+        assert watch.is_dead(1, here, 0) == is_dead
+
+
 def test_a_heart_beats_for_what_is_in_training() -> None:
     given: list[int] = []
     heart = Heart(lambda trial, beat: given.append(trial), 0.02)
