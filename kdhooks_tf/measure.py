@@ -143,9 +143,12 @@ class _Runs:
 
     def _seconds(self) -> list[float]:
         once = self._once()
-        once()  # traces
-        how = {"warm_up": self._settings.warm_up, "repeats": self._settings.repeats}
-        return seconds_of_runs(once, threads=_threads() or processors(), **how)
+        try:
+            once()  # traces
+        except Exception as error:  # what runs eagerly may still be no graph
+            raise run_failed(self._model, self._batch, error) from error
+        warm_up, repeats = self._settings.warm_up, self._settings.repeats
+        return seconds_of_runs(once, warm_up=warm_up, repeats=repeats, threads=_threads() or processors())
 
     def _traced(self, batch: Any) -> TracedRun:
         return TracedRun(*self._function(batch))

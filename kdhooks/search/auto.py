@@ -28,6 +28,9 @@ from kdhooks.search.together import Together, joined
 from kdhooks.search.trial import Report
 from kdhooks.search.weights import Weights
 
+MEMORY = "memory"
+"""The storage that ends with its study."""
+
 
 class AutoDistillation(Agent):
     """Searches for the architecture of the student, distils each candidate, and tells the best one.
@@ -182,7 +185,7 @@ class AutoDistillation(Agent):
             try:
                 yield course, together
             finally:
-                if closes:
+                if closes and self.settings.search.storage != MEMORY:  # which would be lost
                     self.close()
 
     def _opened(self) -> Course:

@@ -128,7 +128,7 @@ def _distribution(dimension: Dimension) -> Any:
             return distributions.IntDistribution(0, len(dimension.values) - 1)
         return distributions.CategoricalDistribution(range(len(dimension.values)))
     if dimension.integer:
-        step = 1 if dimension.log else int(dimension.step or 1)
-        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
+        whole = 1 if dimension.log else int(dimension.step or 1)
+        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=whole)
     step = None if dimension.log else dimension.step
     return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=step)

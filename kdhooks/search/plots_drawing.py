@@ -125,14 +125,19 @@ class Scale:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The px of a value.
+        """The px of a value; one beyond an end stands at that end.
 
-        >>> Scale(0, 10, 100, 0).at(2.5), Scale(1, 100, 0, 10, log=True).at(10)
-        (75.0, 5.0)
+        >>> Scale(0, 10, 100, 0).at(2.5), Scale(1, 100, 0, 10, log=True).at(10), Scale(0, 10, 100, 0).at(11)
+        (75.0, 5.0, 0.0)
         """
+        value = min(max(value, self.low), self.high)
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         place = math.log(value) if self.log else value
         return self.start + (self.end - self.start) * (place - low) / (high - low)
+
+    def reaches(self, value: float) -> bool:
+        """Whether a value lies between the ends."""
+        return self.low <= value <= self.high
 
     def ticks(self, most: int = 6) -> list[float]:
         """Round numbers inside of it, at most about `most`."""
@@ -181,16 +186,16 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
 def tick_texts(values: Sequence[float]) -> list[str]:
     """Ticks with as many digits as tell them apart.
 
-    >>> tick_texts([0.9, 0.95, 1.0]), tick_texts([1000, 2000]), tick_texts([0.001, 0.01])
-    (['0.90', '0.95', '1.00'], ['1000', '2000'], ['0.001', '0.01'])
+    >>> tick_texts([0.9, 0.95, 1.0]), tick_texts([1000, 2000]), tick_texts([0.001, 0.01, 0.1])
+    (['0.90', '0.95', '1.00'], ['1000', '2000'], ['0.001', '0.01', '0.1'])
     """
     sizes = [abs(value) for value in values if value]
     if not sizes:
         return ["0" for _ in values]
-    apart = min((b - a for a, b in pairwise(values)), default=min(sizes))
+    steps = [after - before for before, after in pairwise(values)] or sizes
     if max(sizes) >= 1e6 or max(sizes) < 1e-3:
         return [f"{value:.2g}" if value else "0" for value in values]
-    if max(sizes) / min(sizes) > 30 and min(sizes) < 1 and all(value > 0 for value in values):
+    if max(steps) > 1.01 * min(steps):  # of a logarithmic scale
         return [f"{value:g}" for value in values]
-    decimals = max(0, -math.floor(math.log10(apart) + 1e-9))
+    decimals = max(0, -math.floor(math.log10(min(steps)) + 1e-9))
     return [f"{value:.{min(decimals, 6)}f}" for value in values]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.plots_drawing import LETTER, Drawing, Scale, tick_texts
+from kdhooks.search.plots_drawing import LETTER, Drawing, Scale, scale_for, tick_texts
 from kdhooks.search.table import value_text
 
 if TYPE_CHECKING:
@@ -39,6 +39,32 @@ def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -
     if x_label:
         drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
     drawing.turned(16, (y.start + y.end) / 2, y_label, "label")
+
+
+def metric_scale(result: SearchResult, name: str, rows: Sequence[Candidate], start: float, end: float) -> Scale:
+    """A scale for a metric of candidates that have it, `start` being the px of its smaller numbers.
+
+    Numbers on the bad side that are farther from the middle half than three times its width would press all others
+    together: they don't count, unless they are of the Pareto set, and stand at the scale's end.
+    """
+    values = {row.number: value for row in rows if (value := shown_value(result, row, name)) is not None}
+    ordered = sorted(values.values())
+    low, high = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
+    reach = 3 * (high - low)
+    higher = result.settings.higher_is_better[result.settings.metrics.index(name)]
+    counting = [
+        value
+        for number, value in values.items()
+        if number in result.pareto_numbers or reach == 0 or (value >= low - reach if higher else value <= high + reach)
+    ]
+    return scale_for(counting, start, end)
+
+
+def tell_beyond(drawing: Drawing, count: int) -> None:
+    """Say how many markers stand at an end of a scale, and not at their place."""
+    if count:
+        text = f"{count} far off, at the edge"
+        drawing.text(drawing.width - 16, 18, text, "tick", anchor="end")
 
 
 def mark_candidate(drawing: Drawing, kind: str, x: float, y: float, hint: str = "") -> None:

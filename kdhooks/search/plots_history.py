@@ -6,8 +6,19 @@ from typing import TYPE_CHECKING
 
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of
-from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale, scale_for
-from kdhooks.search.plots_frame import MARKERS, axis_label, frame, hint_of, kind_of, legend, mark_candidate, shown_value
+from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale
+from kdhooks.search.plots_frame import (
+    MARKERS,
+    axis_label,
+    frame,
+    hint_of,
+    kind_of,
+    legend,
+    mark_candidate,
+    metric_scale,
+    shown_value,
+    tell_beyond,
+)
 
 if TYPE_CHECKING:
     from kdhooks.search.result import SearchResult
@@ -30,7 +41,7 @@ def history_plot(result: SearchResult, metric: str) -> str:
     bottom = _HEIGHT - 46 - (_STRIP if without else 0)
     numbers = [row.number for row in result.candidates]
     x = Scale(min(numbers) - 0.7, max(numbers) + 0.7, _LEFT, WIDTH - _RIGHT)
-    y = scale_for(list(valued.values()), bottom, _TOP)
+    y = metric_scale(result, metric, result.candidates, bottom, _TOP)
     frame(drawing, x, y, x_label="", y_label=axis_label(result, metric))
     drawing.text((x.start + x.end) / 2, _HEIGHT - 8, "candidate", "label", anchor="middle")
     drawing.path(_best_so_far(result, metric, valued, x, y), "bestline", "best so far")
@@ -39,6 +50,7 @@ def history_plot(result: SearchResult, metric: str) -> str:
         mark_candidate(drawing, kind_of(result, row), x.at(row.number), y.at(valued[row.number]), hint_of(result, row))
     for row in without:
         mark_candidate(drawing, row.state, x.at(row.number), bottom + _STRIP + 8, hint_of(result, row))
+    tell_beyond(drawing, sum(not y.reaches(value) for value in valued.values()))
     seen = {kind_of(result, row) for row in result.candidates}
     legend(drawing, _LEFT, 14, [kind for kind in MARKERS if kind in seen], [("bestline", "best so far")])
     return drawing.svg()

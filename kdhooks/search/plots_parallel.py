@@ -11,7 +11,7 @@ from kdhooks.config.search_settings import Dimension, Range
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of
 from kdhooks.search.plots_drawing import LETTER, WIDTH, Drawing, Scale, scale_for, shortened, tick_texts
-from kdhooks.search.plots_frame import hint_of
+from kdhooks.search.plots_frame import hint_of, metric_scale
 from kdhooks.search.table import ABSENT, broken_name, value_text
 
 if TYPE_CHECKING:
@@ -159,6 +159,6 @@ def _metric(result: SearchResult, name: str, rows: Sequence[Candidate]) -> Uprig
     quantity = result.quantities[name]
     higher = result.settings.higher_is_better[result.settings.metrics.index(name)]
     ends = (_HEIGHT - _BOTTOM, _TOP) if higher else (_TOP, _HEIGHT - _BOTTOM)
-    scale = scale_for([row.metrics[name] / quantity.factor for row in rows], *ends)
+    scale = metric_scale(result, name, rows, *ends)
     note = f"{quantity.unit}, better is up".lstrip(", ")
     return Upright(name, note, _ticks(scale), lambda row: scale.at(row.metrics[name] / quantity.factor))

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING
 
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.pareto import scores_of, undominated
-from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale, scale_for
-from kdhooks.search.plots_frame import MARKERS, axis_label, frame, hint_of, kind_of, legend, mark_candidate, shown_value
+from kdhooks.search.plots_drawing import WIDTH, Drawing, Scale
+from kdhooks.search.plots_frame import (
+    MARKERS,
+    axis_label,
+    frame,
+    hint_of,
+    kind_of,
+    legend,
+    mark_candidate,
+    metric_scale,
+    shown_value,
+    tell_beyond,
+)
 
 if TYPE_CHECKING:
     from kdhooks.search.result import SearchResult
@@ -38,13 +49,15 @@ def pareto_plot(result: SearchResult, first: str, second: str) -> str:
     if not rows:
         return ""
     drawing = Drawing(WIDTH, _HEIGHT, f"{first} against {second}")
-    x = scale_for([across for _, across, _ in rows], _LEFT, WIDTH - _RIGHT)
-    y = scale_for([up for _, _, up in rows], _HEIGHT - _BOTTOM, _TOP)
+    shown = [row for row, _, _ in rows]
+    x = metric_scale(result, second, shown, _LEFT, WIDTH - _RIGHT)
+    y = metric_scale(result, first, shown, _HEIGHT - _BOTTOM, _TOP)
     frame(drawing, x, y, x_label=axis_label(result, second), y_label=axis_label(result, first))
     drawing.path(list(_front(result, first, second, x, y)), "front-line", "front of these two metrics")
     for row, across, up in sorted(rows, key=lambda item: list(MARKERS).index(_drawn_last(result, item[0]))):
         _whiskers(drawing, result, row, (first, y), (second, x))
         mark_candidate(drawing, kind_of(result, row), x.at(across), y.at(up), hint_of(result, row))
+    tell_beyond(drawing, sum(not (x.reaches(across) and y.reaches(up)) for _, across, up in rows))
     seen = {kind_of(result, row) for row, _, _ in rows}
     legend(drawing, _LEFT, 14, [kind for kind in MARKERS if kind in seen], [("front-line", "front")])
     return drawing.svg()
@@ -60,7 +73,7 @@ def _front(result: SearchResult, first: str, second: str, x: Scale, y: Scale) ->
     """The corners of the staircase that nothing lies beyond."""
     metrics, directions = result.settings.metrics, result.settings.higher_is_better
     at = (metrics.index(second), metrics.index(first))
-    points = {}
+    points: dict[tuple[float, ...], tuple[float, float]] = {}
     for row in result.candidates:
         scores = scores_of(row, result.settings)
         values = shown_value(result, row, second), shown_value(result, row, first)
@@ -89,5 +102,5 @@ def _whiskers(
         if name not in row.spread or at is None:
             continue
         factor, fixed = result.quantities[name].factor, crossing.at(at)
-        low, high = (scale.at(min(max(end / factor, scale.low), scale.high)) for end in row.spread[name])
+        low, high = (scale.at(end / factor) for end in row.spread[name])
         drawing.line(*((fixed, low, fixed, high) if name == first[0] else (low, fixed, high, fixed)), "whisker")

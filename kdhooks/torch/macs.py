@@ -66,7 +66,7 @@ def _steps_of(x: Shape) -> int:
 
 def _one_recurrent_layer(x: Shape, *others: Any, out_shape: Any = None, **kwargs: Any) -> int:
     """An LSTM of oneDNN: weights of the input and of the state, each used once a step."""
-    return 2 * _steps_of(x) * (prod(others[0]) + prod(others[1]))
+    return int(2 * _steps_of(x) * (prod(others[0]) + prod(others[1])))
 
 
 def _recurrent_layers(x: Shape, weights: Sequence[Shape], *others: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -112,8 +112,8 @@ class _Runs:
         return found
 
     def _seconds(self) -> list[float]:
-        how = {"warm_up": self._settings.warm_up, "repeats": self._settings.repeats}
-        return seconds_of_runs(self._once, threads=torch.get_num_threads(), **how)
+        warm_up, repeats = self._settings.warm_up, self._settings.repeats
+        return seconds_of_runs(self._once, warm_up=warm_up, repeats=repeats, threads=torch.get_num_threads())
 
     def _once(self) -> None:
         """A forward, and its result is there."""

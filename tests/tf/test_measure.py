@@ -273,6 +273,8 @@ def test_what_can_not_become_a_graph_is_said() -> None:
     assert value(Eager(), np.zeros((1, 2), np.float32), "macs") == 0
     with pytest.raises(ModelError, match=r"^macs of Never can't be measured, since its graph with fixed weights "):
         measure(Never(), np.zeros((1, 2), np.float32), ["macs"])
+    with pytest.raises(ModelError, match=r"^Never can't be measured: it failed on an input \[1, 2\]: TypeError: "):
+        measure(Never(), np.zeros((1, 2), np.float32), ["latency"])
 
 
 def test_threads_can_only_be_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

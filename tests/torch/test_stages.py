@@ -1,4 +1,4 @@
-"""What stages do in PyTorch beyond the contract: how far both models run, what an optimizer holds, where errors stand."""
+"""What stages do in PyTorch beyond the contract: how far models run, what optimizers hold, where errors stand."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.plots_drawing import LETTER
 from kdhooks.search.plots_history import history_plot
-from kdhooks.search.plots_pareto import metric_pairs
+from kdhooks.search.plots_pareto import metric_pairs, pareto_plot
 from kdhooks.search.result import SearchResult
 from tests.core.search.made_up import SETTINGS, TWO, complete, searched
 
@@ -240,3 +240,14 @@ def test_long_searches_have_the_best_rows() -> None:
     result = searched(1100, settings=replace(SETTINGS, metrics=("accuracy",), higher_is_better=(True,)))
     page = result.html()
     assert "100 more are in result.json." in page
+
+
+def test_a_value_far_off_does_not_press_the_others_together() -> None:
+    rows = [complete(at, 0.9 + 0.001 * at, 0.1 * (21 - at)) for at in range(20)]
+    plain = pareto_plot(SearchResult(rows, TWO), "accuracy", "latency")
+    poor = pareto_plot(SearchResult([*rows, complete(20, 0.1, 0.2)], TWO), "accuracy", "latency")
+    assert "1 far off, at the edge" in poor and "far off" not in plain
+    heights = [re.findall(r'cy="([\d.]+)" r="4\.6"', plot) for plot in (plain, poor)]
+    assert heights[0] == heights[1]
+    # A good one is never cut off, however far it is.
+    assert "far off" not in pareto_plot(SearchResult([*rows, complete(20, 9.0, 0.2)], TWO), "accuracy", "latency")

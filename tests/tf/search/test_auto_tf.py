@@ -102,6 +102,17 @@ def test_the_same_seed_gives_the_same_search_and_a_second_call_goes_on(tmp_path:
     assert facts(one) == facts(resumed)
 
 
+def test_measuring_changes_nothing_that_a_search_finds(tmp_path: Path) -> None:
+    limits = ["latency <= 60 s", "throughput >= 0.001", "macs <= 1 G", "file_size <= 1 GB", "peak_memory <= 1 GiB"]
+    plain, limited = agent(tmp_path / "plain"), agent(tmp_path / "limited", constraints=limits)
+    for made in (plain, limited):
+        made.search_loop()
+    for without, one in zip(facts(plain), facts(limited), strict=True):
+        metrics = one[3]
+        assert metrics["macs"] == (FEATURES + CLASSES) * one[1]["width"] and len(metrics) == 2 + len(limits)
+        assert without == (*one[:3], {name: metrics[name] for name in without[3]}, one[4])
+
+
 def test_what_fails_and_what_ends_the_search(tmp_path: Path) -> None:
     made = agent(tmp_path, search_algorithm="Grid")
     earlier: list[weakref.ref[Any]] = []

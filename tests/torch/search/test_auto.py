@@ -281,6 +281,27 @@ def test_the_best_model_is_the_one_that_was_judged(tmp_path: Path) -> None:
     assert model.hidden.out_features == best.arch["width"]
 
 
+def test_a_study_in_memory_lasts_as_long_as_the_search(tmp_path: Path) -> None:
+    built: list[int] = []
+    made = agent(tmp_path, storage="memory", max_trials=3)
+    builder = made.model_builder
+
+    def interrupted(arch: dict[str, Any]) -> nn.Module:
+        built.append(arch["width"])
+        if len(built) == 2:
+            raise KeyboardInterrupt
+        return builder(arch)
+
+    made.model_builder = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.search_loop()
+    best = made.search_loop()
+    assert built[1] == built[2] and len(built) == 4
+    assert best is not None and made.best_model().hidden.out_features == best["width"]
+    assert made.search_loop() == best and len(built) == 5 and len(made.look()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
+
+
 def test_only_weights_of_the_best_are_kept(tmp_path: Path) -> None:
     def judge(model: Any) -> tuple[float, float]:
         width = model.hidden.out_features
