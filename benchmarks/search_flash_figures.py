@@ -135,6 +135,12 @@ def means(scores: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.fmean(one) for one in scores]
 
 
+def signed(values: Sequence[float]) -> str:
+    """Mean and standard error, with a sign."""
+    text = mean_and_error(values)
+    return text if text.startswith("-") else f"+{text}"
+
+
 def _differences(scores: Scores) -> str:
     """Distilled minus alone: accuracies over seeds, correlations over candidates."""
     seeds = range(len(scores["alone"][0]))
@@ -145,7 +151,7 @@ def _differences(scores: Scores) -> str:
         for seed in seeds
     ]
     better = sum(o > a for o, a in zip(means(scores["distilled"]), means(scores["alone"]), strict=True))
-    parts = [f"Distilled minus alone: accuracy {mean_and_error(gains)}, better for {better} of {len(scores['long'])}"]
+    parts = [f"Distilled minus alone: accuracy {signed(gains)}, better for {better} of {len(scores['long'])}"]
     for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
         low, high = interval(scores, correlation)
         middle = gain(scores, correlation, range(len(scores["long"])))

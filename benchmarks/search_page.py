@@ -76,8 +76,8 @@ def _digits(rows: Sequence[Mapping[str, float]], path: Path) -> list[str]:
         f"## Digits: all {len(rows)} candidates of a space\n",
         f"{made}. It took {sum(row['seconds'] for row in rows) / 60:.0f} minutes of one core.\n",
         f"Scores: best {near[0]['score']:.2f}, quartiles {low:.2f}, {middle:.2f}, {high:.2f}, "
-        f"lowest {min(row['score'] for row in rows):.2f}. Within {NEAR} points of the best: {len(near)} candidates, "
-        f"{100 * len(near) / len(rows):.2f}%. The best ones:\n",
+        f"lowest {min(row['score'] for row in rows):.2f}. Within {NEAR} points of the best: {len(near)} of "
+        f"{len(rows)}, {100 * len(near) / len(rows):.2f}%. The best ones:\n",
         table([[*SPACE, "accuracy"], *best]),
         "Mean accuracy at each value of a dimension:\n",
         table([["dimension", "value: mean"], *marginal]),

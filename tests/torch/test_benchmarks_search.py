@@ -152,7 +152,7 @@ def test_ranks_are_compared_candidate_by_candidate(tmp_path: Path) -> None:
     assert (found.ways["distilled"].spearman, found.ways["alone"].kendall) == ("1.000", "-1.000")
     assert found.ways["long"].accuracy == "83.00 ± 0.50"
     assert found.differences.startswith(
-        "Distilled minus alone: accuracy 15.00 ± 0.00, better for 6 of 6; Spearman +2.000"
+        "Distilled minus alone: accuracy +15.00 ± 0.00, better for 6 of 6; Spearman +2.000"
     )
     assert compare(store, "guided") is None
     write(tmp_path / "page.md", Sources(tmp_path / "none.csv", tmp_path / "none.json", store.path))
