@@ -26,8 +26,8 @@ from benchmarks.search_digits import NEAR, SPACE, TABLE, key, near_best, read
 from kdhooks import DistillationConf
 from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Study
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies.study import Study
 
 FIGURES = Path(__file__).with_name("figures") / "search_bo.json"
 STARTUP, MOST = 10, 300

@@ -26,8 +26,8 @@ from torch import nn
 from benchmarks.results_store import Store
 from benchmarks.search_cnn import SPACE, Arch, Batches, Plan, accuracy, candidates, fit, network, teacher
 from kdhooks import DistillationConf
-from kdhooks.search.scheduler import Scheduler
-from kdhooks.search.stages import FlashDistillation, RegularDistillation
+from kdhooks.search.distilling.scheduler import Scheduler
+from kdhooks.search.distilling.stages import FlashDistillation, RegularDistillation
 
 FIGURES = Path(__file__).with_name("figures") / "search_flash.json"
 LONGER, WAYS = 8, ("alone", "distilled", "long")

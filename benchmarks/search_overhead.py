@@ -23,8 +23,8 @@ from pathlib import Path
 from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import Algorithm, Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Proposal, Study
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies.study import Proposal, Study
 
 ALGORITHMS: tuple[Algorithm, ...] = ("Grid", "Random", "BO", "TPE", "CMA-ES", "NSGA-II")
 TRIAL = 30.0  # seconds

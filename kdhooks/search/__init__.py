@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kdhooks.search.auto import AutoDistillation
     from kdhooks.search.candidates import Candidate
+    from kdhooks.search.distilling.scheduler import Scheduler
+    from kdhooks.search.distilling.stages import FlashDistillation, RegularDistillation
     from kdhooks.search.measured import Measured, measure
-    from kdhooks.search.result import SearchResult
-    from kdhooks.search.scheduler import Scheduler
-    from kdhooks.search.stages import FlashDistillation, RegularDistillation
-    from kdhooks.search.trainer import Trainer
-    from kdhooks.search.trainer_mixin import TrainerMixin
+    from kdhooks.search.results.result import SearchResult
+    from kdhooks.search.trainers.trainer import Trainer
+    from kdhooks.search.trainers.trainer_mixin import TrainerMixin
 
 _WHERE = {
     "AutoDistillation": "auto",
     "Candidate": "candidates",
-    "FlashDistillation": "stages",
+    "FlashDistillation": "distilling.stages",
     "Measured": "measured",
-    "RegularDistillation": "stages",
-    "Scheduler": "scheduler",
-    "SearchResult": "result",
-    "Trainer": "trainer",
-    "TrainerMixin": "trainer_mixin",
+    "RegularDistillation": "distilling.stages",
+    "Scheduler": "distilling.scheduler",
+    "SearchResult": "results.result",
+    "Trainer": "trainers.trainer",
+    "TrainerMixin": "trainers.trainer_mixin",
     "measure": "measured",
 }
 

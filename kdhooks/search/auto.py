@@ -15,18 +15,18 @@ from kdhooks.backend import backend_of
 from kdhooks.config.model import Settings
 from kdhooks.errors import UsageError
 from kdhooks.messages import logger
-from kdhooks.search.actions import CandidateActions, backends, generators_kept
-from kdhooks.search.advisor import Advisor
-from kdhooks.search.agent import Agent
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.course import Course
-from kdhooks.search.identity import identity_of
-from kdhooks.search.result import SearchResult
-from kdhooks.search.space import Space
-from kdhooks.search.study import Proposal, Study
-from kdhooks.search.together import Together, joined
-from kdhooks.search.trial import Report
-from kdhooks.search.weights import Weights
+from kdhooks.search.proposals.advisor import Advisor
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.results.result import SearchResult
+from kdhooks.search.studies.study import Proposal, Study
+from kdhooks.search.trials.actions import CandidateActions, backends, generators_kept
+from kdhooks.search.trials.agent import Agent
+from kdhooks.search.trials.course import Course
+from kdhooks.search.trials.identity import identity_of
+from kdhooks.search.trials.together import Together, joined
+from kdhooks.search.trials.trial import Report
+from kdhooks.search.trials.weights import Weights
 
 MEMORY = "memory"
 """The storage that ends with its study."""
@@ -133,7 +133,7 @@ class AutoDistillation(Agent):
             score: the first metric of the search.
 
         Raises:
-            kdhooks.search.endings.Ended: the pruner ends this candidate; leave it to the search.
+            kdhooks.search.trials.endings.Ended: the pruner ends this candidate; leave it to the search.
             UsageError: no candidate is being trained.
         """
         if self._report is None:

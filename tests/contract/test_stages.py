@@ -10,10 +10,10 @@ import pytest
 
 from kdhooks.config.search_settings import FlashSettings, StageSettings
 from kdhooks.errors import ConfigError, UsageError
-from kdhooks.search.blocks import BlockBank
-from kdhooks.search.scheduler import Scheduler
-from kdhooks.search.stage_records import EpochEnd
-from kdhooks.search.stages import FlashDistillation, RegularDistillation
+from kdhooks.search.distilling.blocks import BlockBank
+from kdhooks.search.distilling.scheduler import Scheduler
+from kdhooks.search.distilling.stage_records import EpochEnd
+from kdhooks.search.distilling.stages import FlashDistillation, RegularDistillation
 from tests.contract.frameworks import Framework, same
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kdhooks.errors import DataError
-from kdhooks.search.blocks import BlockBank, told
+from kdhooks.search.distilling.blocks import BlockBank, told
 
 
 def weights(value: float = 1.0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kdhooks.errors import UsageError
-from kdhooks.search.returned import metrics_of, not_finite
+from kdhooks.search.trials.returned import metrics_of, not_finite
 
 BOTH = ("accuracy", "latency")
 FORMS = "it must return a number, a list of numbers in the order of metrics, or a mapping of numbers by name"

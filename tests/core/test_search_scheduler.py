@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kdhooks.errors import UsageError
-from kdhooks.search.scheduler import Scheduler
+from kdhooks.search.distilling.scheduler import Scheduler
 
 
 class Part:

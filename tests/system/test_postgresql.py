@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kdhooks.config import DistillationConf
-from kdhooks.search.study import Study
+from kdhooks.search.studies.study import Study
 from tests.core.search.searches import begin, end, plain, searched, settings, space, start, work
 from tests.core.search.test_processes import check_four, check_kills, seen
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kdhooks.config.search_settings import FlashSettings, StageSettings
-from kdhooks.search.stages import FlashDistillation
+from kdhooks.search.distilling.stages import FlashDistillation
 from kdhooks_tf.backend import BACKEND
 
 

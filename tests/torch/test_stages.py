@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kdhooks import ConfigError, Distillation
 from kdhooks.config.search_settings import FlashSettings, StageSettings
-from kdhooks.search.stages import FlashDistillation
+from kdhooks.search.distilling.stages import FlashDistillation
 from kdhooks.torch.backend import BACKEND
 from tests.torch.small_models import made
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdhooks import DistillationConf
 from kdhooks.config.search_settings import FlashSettings, StageSettings
-from kdhooks.search.stages import FlashDistillation, parts_of
+from kdhooks.search.distilling.stages import FlashDistillation, parts_of
 from tests.torch.small_models import made
 from tests.torch.test_stages import Deep, batches, conf, stages
 

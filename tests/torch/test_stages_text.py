@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdhooks.search.stages import parts_of
+from kdhooks.search.distilling.stages import parts_of
 
 EAGER: dict[str, Any] = {"attn_implementation": "eager"}
 """The attention that returns its probabilities."""

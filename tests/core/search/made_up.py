@@ -7,7 +7,7 @@ from typing import Any
 
 from kdhooks.config.search_settings import Choices, Limit, Range, SearchSettings, When
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.result import SearchResult
+from kdhooks.search.results.result import SearchResult
 
 TWO = SearchSettings(metrics=("accuracy", "latency"), higher_is_better=(True, False))
 SPACE = (

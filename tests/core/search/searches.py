@@ -18,8 +18,8 @@ from typing import Any
 from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import Choices, Limit, Range, Relation, SearchSettings, When
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Proposal, Study
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies.study import Proposal, Study
 
 ROOT = Path(__file__).resolve().parents[3]
 ALGORITHMS = ("Grid", "Random", "BO", "TPE", "CMA-ES", "NSGA-II")

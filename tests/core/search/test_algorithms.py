@@ -12,10 +12,10 @@ import pytest
 from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import Choices, Dimension, Limit, Range, SearchSettings
 from kdhooks.errors import ConfigError, MissingPackageError
-from kdhooks.search.advisor import Advisor
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Study
+from kdhooks.search.proposals.advisor import Advisor
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies.study import Study
 from tests.core.search.searches import ALGORITHMS, LIMIT, plain, score, searched, settings, space
 
 LEARNING = ("BO", "TPE", "CMA-ES", "NSGA-II")

@@ -14,7 +14,7 @@ import pytest
 
 from kdhooks.config import DistillationConf
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.study import Study
+from kdhooks.search.studies.study import Study
 from tests.core.search.searches import LIMIT, begin, end, plain, searched, settings, space, start
 
 URLS = ("sqlite:///{}/study.db", "journal:{}/study.log")

@@ -10,8 +10,8 @@ import pytest
 
 from kdhooks.config.search_settings import Choices, Range, SearchSettings, When
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.importance import importance_of
-from kdhooks.search.result import SearchResult
+from kdhooks.search.results.importance import importance_of
+from kdhooks.search.results.result import SearchResult
 from tests.core.search.made_up import searched
 
 SPACE = (

@@ -11,8 +11,8 @@ import pytest
 from kdhooks.config import DistillationConf
 from kdhooks.config.search_settings import Choices, Range, SearchSettings, When
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Study
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies.study import Study
 
 SPACE = (
     Choices("width", (8, 16, 32)),

@@ -15,10 +15,10 @@ import pytest
 
 from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.plots_drawing import LETTER
-from kdhooks.search.plots_history import history_plot
-from kdhooks.search.plots_pareto import metric_pairs, pareto_plot
-from kdhooks.search.result import SearchResult
+from kdhooks.search.results.plots_drawing import LETTER
+from kdhooks.search.results.plots_history import history_plot
+from kdhooks.search.results.plots_pareto import metric_pairs, pareto_plot
+from kdhooks.search.results.result import SearchResult
 from tests.core.search.made_up import SETTINGS, TWO, complete, searched
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -11,7 +11,7 @@ import pytest
 
 from kdhooks.config.search_settings import SearchSettings
 from kdhooks.search.candidates import Candidate, State
-from kdhooks.search.pareto import best_of, pareto_set, ranked
+from kdhooks.search.results.pareto import best_of, pareto_set, ranked
 from tests.core.search.made_up import TWO, complete, searched
 
 

@@ -14,10 +14,10 @@ import pytest
 from kdhooks.config.model import Named
 from kdhooks.config.search_settings import Relation
 from kdhooks.errors import DataError
-from kdhooks.search import result_file
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.result import SearchResult
-from kdhooks.search.result_file import without_password
+from kdhooks.search.results import result_file
+from kdhooks.search.results.result import SearchResult
+from kdhooks.search.results.result_file import without_password
 from tests.core.search.made_up import SETTINGS, TWO, complete, searched
 
 

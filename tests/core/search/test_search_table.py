@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.result import SearchResult
+from kdhooks.search.results.result import SearchResult
 from tests.core.search.made_up import TWO, complete, searched
 
 MOBILEBERT = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kdhooks.config.search_settings import Choices, Dimension, Range, Relation, When
 from kdhooks.errors import UsageError
-from kdhooks.search.space import Space
+from kdhooks.search.proposals.space import Space
 from tests.core.search.searches import space
 
 NAMES = ("a", "b", "c", "d")

@@ -17,9 +17,9 @@ from optuna.storages import InMemoryStorage, JournalStorage
 
 from kdhooks.config import DistillationConf
 from kdhooks.errors import ConfigError, MissingPackageError
-from kdhooks.search.journal import Journal
-from kdhooks.search.storages import opened
-from kdhooks.search.study import Study
+from kdhooks.search.studies.journal import Journal
+from kdhooks.search.studies.storages import opened
+from kdhooks.search.studies.study import Study
 from tests.core.search.searches import ROOT, plain, settings, space, work
 
 FORMS = "journal:FILE, sqlite:///FILE, postgresql://..., mysql://..., grpc://HOST:PORT or memory"
@@ -121,7 +121,7 @@ def test_a_journal_with_half_a_line(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from kdhooks.search.journal import SystemLock
+from kdhooks.search.studies.journal import SystemLock
 lock = SystemLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -147,7 +147,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_a_process_that_was_forked_while_the_lock_was_held_does_not_keep_it(tmp_path: Path) -> None:
-    from kdhooks.search.journal import SystemLock
+    from kdhooks.search.studies.journal import SystemLock
 
     lock, other = SystemLock(tmp_path / "study.log"), SystemLock(tmp_path / "study.log")
     lock.acquire()
@@ -163,7 +163,7 @@ def test_a_process_that_was_forked_while_the_lock_was_held_does_not_keep_it(tmp_
 
 
 def test_where_the_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdhooks.search.journal.fcntl", None)
+    monkeypatch.setattr("kdhooks.search.studies.journal.fcntl", None)
     given = settings("Random", storage=f"journal:{tmp_path}/study.log", max_trials=2)
     with Study(DistillationConf(), space=space(), settings=given) as study:
         assert len(work(study)) == 2
@@ -199,7 +199,7 @@ def test_a_grpc_proxy() -> None:
 
 
 def test_a_grpc_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdhooks.search.storages._PROXY_TIMEOUT", 0.2)
+    monkeypatch.setattr("kdhooks.search.studies.storages._PROXY_TIMEOUT", 0.2)
     assert refused("grpc://127.0.0.1:1") == (
         "the storage grpc://127.0.0.1:1 can't be opened: no gRPC proxy answers there\n"
         "  Start it: optuna.storages.run_grpc_proxy_server(storage, host=..., port=...)"

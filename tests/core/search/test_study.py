@@ -17,10 +17,10 @@ from kdhooks.config import DistillationConf
 from kdhooks.config.model import Named
 from kdhooks.config.search_settings import Choices, Limit, Range, SearchSettings
 from kdhooks.errors import ConfigError, UsageError
-from kdhooks.search import study as study_module
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.space import Space
-from kdhooks.search.study import Proposal, Study
+from kdhooks.search.proposals.space import Space
+from kdhooks.search.studies import study as study_module
+from kdhooks.search.studies.study import Proposal, Study
 from tests.core.search.searches import LIMIT, ROOT, settings, space, work
 
 SMALL = Space([Choices("width", (8, 16)), Range("depth", 1, 2)])
@@ -335,7 +335,7 @@ def test_the_default_is_a_journal_in_the_runs_folder(tmp_path: Path) -> None:
 def test_importing_the_rooms_files_imports_no_optuna() -> None:
     program = (
         "import sys, pkgutil, importlib, kdhooks.search as room\n"
-        "import kdhooks.search.study, kdhooks.search.space\n"
+        "import kdhooks.search.studies.study, kdhooks.search.proposals.space\n"
         "print(*sorted({'optuna', 'sqlalchemy', 'cmaes', 'torch', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

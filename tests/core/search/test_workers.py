@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from kdhooks.config import DistillationConf
-from kdhooks.search import claims as claims_module
-from kdhooks.search import workers
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.study import Study
-from kdhooks.search.workers import Heart, Watch, myself, shown
+from kdhooks.search.studies import claims as claims_module
+from kdhooks.search.studies import workers
+from kdhooks.search.studies.study import Study
+from kdhooks.search.studies.workers import Heart, Watch, myself, shown
 from tests.core.search.searches import plain, searched, settings, space, trained, work
 
 ELSEWHERE = {**myself(20.0), "machine": "another/boot", "pid": 1, "token": "theirs"}
@@ -180,7 +180,7 @@ def test_a_worker_that_was_taken_for_dead(caplog: pytest.LogCaptureFixture) -> N
 
 def test_a_candidate_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims_module, "DEATHS", 3)
-    monkeypatch.setattr("kdhooks.search.study.DEATHS", 3)
+    monkeypatch.setattr("kdhooks.search.studies.study.DEATHS", 3)
     with Study(DistillationConf(), space=space(), settings=settings(max_trials=2)) as study:
         other, arch = Elsewhere(study), searched("Random", 1)[0].arch
         for _ in range(3):

@@ -145,7 +145,7 @@ def test_stages_of_the_configuration_train_on_all_ranks(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_hears_of_a_mistake_says_the_same() -> None:
-    from kdhooks.search.together import Together
+    from kdhooks.search.trials.together import Together
 
     class Deaf:
         def broadcast(self, value: Any) -> Any:

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from kdhooks.config import DistillationConf
 from kdhooks.config.model import Named
 from kdhooks.errors import UsageError
-from kdhooks.search.arguments import DefaultArguments, fill_in
+from kdhooks.search.trainers.arguments import DefaultArguments, fill_in
 
 BARE = {"auto_distillation": {"search": {"search_space": {"width": [1, 2]}}}}
 

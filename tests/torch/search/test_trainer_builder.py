@@ -19,7 +19,7 @@ from transformers import (
 
 from kdhooks.errors import DataError, MissingPackageError, UsageError
 from kdhooks.search import Trainer
-from kdhooks.search.builder import ConfigBuilder
+from kdhooks.search.trainers.builder import ConfigBuilder
 from tests.torch.search.trainer_parts import WORDS, mobile, teacher
 
 AUTO = AutoModelForSequenceClassification

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdhooks.errors import DataError
-from kdhooks.search.fields import CommonFields, FilteredBatches
+from kdhooks.search.trainers.fields import CommonFields, FilteredBatches
 from kdhooks.torch.rows import predictions, row_loader
 
 ROWS = [{"x": [float(number)] * 2, "labels": number % 3} for number in range(10)]

@@ -1,0 +1,1 @@
+"""What a search has found: the best candidates, the table, the file and the page."""

@@ -1,0 +1,1 @@
+"""Out of the box with Hugging Face: the builder, and a trainer that searches."""
