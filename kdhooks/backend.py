@@ -193,6 +193,9 @@ class Backend(Protocol):
             settings: how they are measured, the `MeasureSettings` of a configuration.
         """
 
+    def place(self, model: Any, conf: Any) -> None:
+        """Put a model where the built-in loop would train it."""
+
     def first_inputs(self, dataloader: Any, conf: Any) -> Any:
         """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
 

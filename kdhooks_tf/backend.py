@@ -283,6 +283,9 @@ class TensorFlowBackend(Blocks):
         found: Mapping[str, Any] = measure(model, inputs, names, settings)
         return found
 
+    def place(self, model: Any, conf: Any) -> None:
+        """Nothing: TensorFlow has placed the variables when they were made."""
+
     def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
         """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
         from kdhooks_tf.observation.batches import first_inputs

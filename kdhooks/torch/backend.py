@@ -291,6 +291,12 @@ class TorchBackend(Blocks, Group):
 
         return measure(model, inputs, names, settings, self)
 
+    def place(self, model: nn.Module, conf: DistillationConf) -> None:
+        """Move a model that is on one device to that of the configuration."""
+        from kdhooks.torch.placement import place, training_device
+
+        place(model, (), training_device(conf, model))
+
     def first_inputs(self, dataloader: Any, conf: DistillationConf) -> Any:
         """The model's inputs in the first batch of a loader, which stands afterwards where it stood."""
         from kdhooks.torch.observation.batches import first_inputs

@@ -96,6 +96,8 @@ class CandidateActions:
     def measure(self, model: Any, names: Sequence[str]) -> Mapping[str, Any]:
         """What the model costs, by name."""
         backend = backend_of(model)
+        if self._agent.train_func is None:  # the loop would move it, and it is measured once before and once after
+            backend.place(model, self._agent.config)
         return backend.measure(model, self._example(backend), names, self._settings.measure)
 
     def done(self) -> None:

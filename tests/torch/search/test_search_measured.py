@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdhooks import AutoDistillation
 from kdhooks.errors import UsageError
+from kdhooks.search.trials.actions import CandidateActions
 from tests.torch.search.searches import Net, agent, batches, build, conf, facts
 
 LOOSE = [
@@ -102,3 +103,14 @@ def test_a_candidate_that_fails_on_its_inputs_has_failed(tmp_path: Path) -> None
     assert [width for width, one in found.items() if one.state != "complete"] == [4]
     assert found[4].state == "failed"
     assert "Picky can't be measured: it failed on inputs [1, 6]: ValueError: not four" in found[4].reason
+
+
+def test_a_candidate_is_measured_where_the_loop_would_train_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # "meta" stands for an accelerator: it takes part in all but the numbers themselves.
+    monkeypatch.setattr("kdhooks.torch.placement.training_device", lambda conf, model: torch.device("meta"))
+    for own in (None, lambda model: None):
+        made = agent(tmp_path, metrics=["accuracy", "parameters"], higher_is_better=[True, False])
+        made.train_func = own
+        model = build({"width": 2})
+        assert CandidateActions(made, made.settings, str).measure(model, ["parameters"])["parameters"].value > 0
+        assert next(model.parameters()).device.type == ("meta" if own is None else "cpu")
