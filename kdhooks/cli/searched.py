@@ -22,7 +22,9 @@ def search(arguments: Namespace) -> int:
         agent = _agent(arguments)
         if arguments.report:
             if not agent.look():
-                raise UsageError(f"the study {agent.study_name!r} has no candidate yet, so there is nothing to show")
+                name, settings = agent.study_name, agent.settings.search
+                where = f"of the folder {agent.folder}" if settings.storage is None else "of that storage"
+                raise UsageError(f"the study {name!r} {where} has no candidate yet, so there is nothing to show")
         else:
             try:
                 agent.search_loop()

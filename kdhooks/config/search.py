@@ -33,7 +33,7 @@ ALGORITHM = OneOf(
     {
         **{name: name for name in ("Grid", "Random", "BO", "TPE", "CMA-ES", "NSGA-II")},
         **{"grid search": "Grid", "random search": "Random", "nsga2": "NSGA-II", "cma": "CMA-ES"},
-        **dict.fromkeys(("bayesian optimization", "bayesian", "gaussian process", "GP"), "BO"),
+        **dict.fromkeys(("bayesian optimization", "bayesian", "bayes", "gaussian process", "GP"), "BO"),
         "tree-structured parzen estimator": "TPE",
     }
 )

@@ -121,7 +121,15 @@ def test_options_stand_above_the_file(folder: Path, capsys: pytest.CaptureFixtur
             ("--builder", "tiny_search:build", "--eval", "tiny_search:three"),
             "kdhooks search: --eval tiny_search:three is int, which can't be called\n",
         ),
-        (("--report",), "kdhooks search: the study 'tiny' has no candidate yet, so there is nothing to show\n"),
+        (
+            ("--report",),
+            "kdhooks search: the study 'tiny' of the folder .kdhooks/tiny has no candidate yet, so there is nothing to "
+            "show\n",
+        ),
+        (
+            ("--report", "--storage", "memory"),
+            "kdhooks search: the study 'tiny' of that storage has no candidate yet, so there is nothing to show\n",
+        ),
     ],
 )
 def test_mistakes(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
