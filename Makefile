@@ -33,7 +33,7 @@ demo: $(READY) ## teacher, student alone and student distilled on digits: a tabl
 	$(BIN)/kdhooks demo
 
 test: $(READY) ## the tests that need pip only
-	$(PYTEST) -n $(JOBS) tests/core tests/torch tests/tf tests/contract tests/docs
+	$(PYTEST) -n $(JOBS) --durations=20 tests/core tests/torch tests/tf tests/contract tests/docs
 
 fashion-mnist: ## install Debian's dataset-fashion-mnist where it is missing
 	@dpkg -s dataset-fashion-mnist >/dev/null 2>&1 || \
@@ -85,8 +85,8 @@ results: $(READY) fashion-mnist ## the tables of docs/results.md (long)
 soak: $(READY) ## the long runs that the other targets leave out
 	$(PYTEST) --timeout=0 -m soak tests
 
-check: ## the gate of continuous integration, in its order, with the time of each step
-	@for step in lint types test test-system test-ipex examples docs; do \
+check: ## the gate of continuous integration, in its order, with the time of each step (documentation is in `make test`)
+	@for step in lint types test test-system test-ipex examples; do \
 	    if [ $$step = test-ipex ] && ! grep -qs avx512 /proc/cpuinfo; then \
 	        echo "== make $$step: left out, since Intel Extension for PyTorch needs a processor with AVX-512"; continue; \
 	    fi; \
