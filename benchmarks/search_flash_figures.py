@@ -1,8 +1,9 @@
 """What the runs of `benchmarks.search_flash` say: accuracies, and ranks beside those of a long training.
 
 Rules: the two short ways are compared over the seeds that all candidates have in both, so every comparison is paired; a
-long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds; that of
-a correlation is over the candidates, by the bootstrap, since another set of candidates is what would change it most.
+long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds (and, for
+a later plan, over the candidates too); that of a correlation is over the candidates, by the bootstrap, since another set
+of candidates is what would change it most.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from scipy.stats import kendalltau, spearmanr
@@ -51,6 +53,7 @@ class Comparison:
         names: of the dimensions.
         ways: rows by way.
         differences: distilled minus alone, in words.
+        more: by plans that have it: errors over candidates, intervals of correlations, and the cost, in words.
         candidates: points, and a cell for each way.
     """
 
@@ -62,6 +65,7 @@ class Comparison:
     names: tuple[str, ...]
     ways: Mapping[str, Way]
     differences: str
+    more: str
     candidates: Sequence[tuple[tuple[int, ...], list[str]]]
 
 
@@ -101,7 +105,7 @@ def compare(store: Store, plan: str) -> Comparison | None:
     ways = {way: _way(scores, way, statistics.fmean(seconds[way])) for way in WAYS}
     cells = [[f"{statistics.fmean(scores[way][index]):.2f}" for way in WAYS] for index in range(len(archs))]
     points = [tuple(int(arch[name]) for name in SPACE) for arch in archs]
-    taught = store.latest(f"teacher {PLANS[plan].teacher_epochs:g}", 0)
+    taught = store.latest(PLANS[plan].teacher_name, 0)
     return Comparison(
         plan=plan,
         seeds=len(scores["alone"][0]),
@@ -111,6 +115,7 @@ def compare(store: Store, plan: str) -> Comparison | None:
         names=tuple(SPACE),
         ways=ways,
         differences=_differences(scores),
+        more=_more(store, plan, scores, archs) if PLANS[plan].setting else "",
         candidates=list(zip(points, cells, strict=True)),
     )
 
@@ -153,28 +158,56 @@ def _differences(scores: Scores) -> str:
     better = sum(o > a for o, a in zip(means(scores["distilled"]), means(scores["alone"]), strict=True))
     parts = [f"Distilled minus alone: accuracy {signed(gains)}, better for {better} of {len(scores['long'])}"]
     for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
-        low, high = interval(scores, correlation)
-        middle = gain(scores, correlation, range(len(scores["long"])))
+        nearer = partial(gain, correlation=correlation)
+        low, high = interval(scores, nearer)
+        middle = nearer(scores, range(len(scores["long"])))
         parts.append(f"{name} {middle:+.3f} (95% over candidates: {low:+.3f} to {high:+.3f})")
     return "; ".join(parts) + "."
 
 
+def _more(store: Store, plan: str, scores: Scores, archs: Sequence[Mapping[str, Any]]) -> str:
+    """The difference over candidates, each way's intervals, and what processor time distilling takes."""
+    gains = [o - a for o, a in zip(means(scores["distilled"]), means(scores["alone"]), strict=True)]
+    parts = [f"The accuracy's difference over the {len(gains)} candidates: {signed(gains)}"]
+    for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
+        texts = []
+        for way in ("alone", "distilled"):
+            low, high = interval(scores, partial(agreement, correlation=correlation, way=way))
+            texts.append(f"{way} {low:.3f} to {high:.3f}")
+        parts.append(f"{name}, 95% over candidates: {', '.join(texts)}")
+    spent = {
+        way: statistics.fmean(run["cpu"] for arch in archs for run in store.runs(Run(plan, way, arch, 0).key).values())
+        for way in WAYS
+    }
+    ratio = spent["distilled"] / spent["alone"]
+    each = ", ".join(f"{way} {value:.1f} s" for way, value in spent.items())
+    parts.append(f"processor time of a candidate: {each}; distilled / alone {ratio:.2f}")
+    return "; ".join(parts) + "."
+
+
+Statistic = Callable[[Scores, Sequence[int]], float]
 Correlation = Callable[[Sequence[float], Sequence[float]], float]
 
 
-def gain(scores: Scores, correlation: Correlation, chosen: Sequence[int]) -> float:
+def agreement(scores: Scores, chosen: Sequence[int], *, correlation: Correlation, way: str) -> float:
+    """How near the ranks of a way are to those of long training, among the chosen candidates."""
+    ours, long = ([means(scores[one])[index] for index in chosen] for one in (way, "long"))
+    return correlation(ours, long)
+
+
+def gain(scores: Scores, chosen: Sequence[int], *, correlation: Correlation) -> float:
     """By how much the ranks of distilled candidates are nearer to those of long training."""
-    ours, theirs, long = ([means(scores[way])[index] for index in chosen] for way in ("distilled", "alone", "long"))
-    return correlation(ours, long) - correlation(theirs, long)
+    ours, theirs = (agreement(scores, chosen, correlation=correlation, way=way) for way in ("distilled", "alone"))
+    return ours - theirs
 
 
-def interval(scores: Scores, correlation: Correlation) -> tuple[float, float]:
-    """95% of `gain` over sets of candidates drawn with replacement."""
+def interval(scores: Scores, statistic: Statistic) -> tuple[float, float]:
+    """95% of a statistic over sets of candidates drawn with replacement."""
     chance, count = random.Random(0), len(scores["long"])
     drawn = []
     while len(drawn) < DRAWS:
         chosen = chance.choices(range(count), k=count)
         if len(set(chosen)) > 2:
-            drawn.append(gain(scores, correlation, chosen))
+            drawn.append(statistic(scores, chosen))
     drawn.sort()
     return drawn[round(0.025 * DRAWS)], drawn[round(0.975 * DRAWS) - 1]
