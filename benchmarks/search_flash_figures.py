@@ -1,8 +1,8 @@
 """What the runs of `benchmarks.search_flash` say: accuracies, and ranks beside those of a long training.
 
 Rules: the two short ways are compared over the seeds that all candidates have in both, so every comparison is paired; a
-long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds (and, for
-a later plan, over the candidates too); that of a correlation is over the candidates, by the bootstrap, since another set
+long training is there to rank candidates, and may have fewer seeds. The error of an accuracy is over the seeds (with
+few images over the candidates too); that of a correlation is over the candidates, by the bootstrap, since another set
 of candidates is what would change it most.
 """
 
@@ -19,7 +19,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from benchmarks.results_store import Store
 from benchmarks.search_cnn import BATCH, SPACE, candidates
-from benchmarks.search_flash import PLANS, WAYS, Run
+from benchmarks.search_flash import CONTROLS, PLANS, WAYS, Run
 from kdhooks.demo import mean_and_error
 
 Scores = dict[str, list[list[float]]]
@@ -123,7 +123,7 @@ def compare(store: Store, plan: str) -> Comparison | None:
 def _way(scores: Scores, way: str, seconds: float) -> Way:
     seeds = range(len(scores[way][0]))
     by_seed = [statistics.fmean(one[seed] for one in scores[way]) for seed in seeds]
-    accuracy = mean_and_error(by_seed)
+    accuracy = mean_and_error(by_seed) if len(by_seed) > 1 else f"{by_seed[0]:.2f}"
     if way == "long":
         return Way(accuracy, "", "", "", "", seconds)
     long = means(scores["long"])
@@ -175,14 +175,52 @@ def _more(store: Store, plan: str, scores: Scores, archs: Sequence[Mapping[str, 
             low, high = interval(scores, partial(agreement, correlation=correlation, way=way))
             texts.append(f"{way} {low:.3f} to {high:.3f}")
         parts.append(f"{name}, 95% over candidates: {', '.join(texts)}")
-    spent = {
-        way: statistics.fmean(run["cpu"] for arch in archs for run in store.runs(Run(plan, way, arch, 0).key).values())
-        for way in WAYS
-    }
+    seeds = range(len(scores["alone"][0]))
+    long = means(scores["long"])
+    for name, correlation in (("Spearman", spearman), ("Kendall", kendall)):
+        nearer = [
+            correlation([one[at] for one in scores["distilled"]], long)
+            - correlation([one[at] for one in scores["alone"]], long)
+            for at in seeds
+        ]
+        parts.append(f"{name} of a seed, distilled minus alone: {signed(nearer)}")
+    spent = {way: _processor(store, plan, way, archs) for way in WAYS}
     ratio = spent["distilled"] / spent["alone"]
     each = ", ".join(f"{way} {value:.1f} s" for way, value in spent.items())
     parts.append(f"processor time of a candidate: {each}; distilled / alone {ratio:.2f}")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." + _control(store, plan, scores, archs)
+
+
+def _processor(store: Store, plan: str, way: str, archs: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of processor time of a candidate, over the seeds that all have."""
+    runs = [store.runs(Run(plan, way, arch, 0).key) for arch in archs]
+    seeds = set.intersection(*(set(one) for one in runs))
+    return statistics.fmean(one[seed]["cpu"] for one in runs for seed in seeds)
+
+
+def _control(store: Store, plan: str, scores: Scores, archs: Sequence[Mapping[str, Any]]) -> str:
+    """Distilled minus a training alone that takes as much time, over the seeds that both have."""
+    name = CONTROLS.get(plan)
+    if name is None:
+        return ""
+    runs = [store.runs(Run(name, "alone", arch, 0).key) for arch in archs]
+    taught = [store.runs(Run(plan, "distilled", arch, 0).key) for arch in archs]
+    seeds = sorted(set.intersection(*(set(one) for one in (*runs, *taught))))
+    if len(seeds) < 2:
+        return ""
+    theirs, ours = ([[one[seed]["score"] for seed in seeds] for one in some] for some in (runs, taught))
+    gains = [statistics.fmean(o[at] - t[at] for o, t in zip(ours, theirs, strict=True)) for at in range(len(seeds))]
+    long = means(scores["long"])
+    cells = ", ".join(
+        f"{word} {correlation(means(theirs), long):.3f} (distilled: {correlation(means(ours), long):.3f})"
+        for word, correlation in (("Spearman", spearman), ("Kendall", kendall))
+    )
+    by_seed = [statistics.fmean(one[at] for one in theirs) for at in range(len(seeds))]
+    spent = statistics.fmean(one[seed]["cpu"] for one in runs for seed in seeds)
+    return (
+        f" Alone with {PLANS[name].steps:,} steps ({spent:.1f} s), {len(seeds)} seeds: accuracy "
+        f"{mean_and_error(by_seed)}, distilled minus it {signed(gains)}; {cells}."
+    )
 
 
 Statistic = Callable[[Scores, Sequence[int]], float]
