@@ -45,6 +45,12 @@ class Plan:
         images: that candidates are trained with.
         teacher_epochs: over all 60,000 images.
         tested: images that accuracy is measured on.
+        teacher_width: its channels in the first of three stages.
+        setting: names what short trainings without a teacher share with other plans; "" is that of the first plans.
+        drawn: whether a seed draws the images from all 60,000, and they are not the first ones.
+        long_steps: of a long training; None is `benchmarks.search_flash.LONGER` times `steps`.
+        long_images: that it has; None is `images`.
+        stored: whether the teacher's outputs are kept on disk for all candidates and steps.
     """
 
     steps: int = 120
@@ -59,6 +65,18 @@ class Plan:
     images: int = IMAGES
     teacher_epochs: float = 1.0
     tested: int = 5_000
+    teacher_width: int = field(default=8, repr=False)
+    setting: str = field(default="", repr=False)
+    drawn: bool = field(default=False, repr=False)
+    long_steps: int | None = field(default=None, repr=False)
+    long_images: int | None = field(default=None, repr=False)
+    stored: bool = field(default=False, repr=False)
+
+    @property
+    def teacher_name(self) -> str:
+        """Finds what is kept of the teacher."""
+        width = "" if self.teacher_width == 8 else f" {self.teacher_width}"
+        return f"teacher {self.teacher_epochs:g}{width}"
 
 
 @dataclass
@@ -70,12 +88,14 @@ class Batches:
         seed: of their order.
         count: batches that an epoch has.
         size: rows of a batch.
+        drawn: whether the seed draws them too; else they are the first ones.
     """
 
     images: int
     seed: int
     count: int
     size: int = BATCH
+    drawn: bool = False
     _rows: Iterator[Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +103,11 @@ class Batches:
 
     def _endless(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
+        mine = torch.arange(self.images)
+        if self.drawn:
+            mine = torch.randperm(len(load(True)[1]), generator=generator)[: self.images]
         while True:
-            order = torch.randperm(self.images, generator=generator)
+            order = mine[torch.randperm(self.images, generator=generator)]
             yield from (order[at : at + self.size] for at in range(0, self.images - self.size + 1, self.size))
 
     def __len__(self) -> int:
@@ -142,9 +165,9 @@ def network(arch: Arch, seed: int) -> Network:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, limit: int) -> float:
-    """Correct answers on so many test images in percent."""
-    x, y = (part[:limit] for part in load(False))
+def accuracy(model: nn.Module, limit: int, last: bool = False) -> float:
+    """Correct answers on so many of the first (or last) test images in percent."""
+    x, y = (part[-limit:] if last else part[:limit] for part in load(False))
     model.eval()
     found = torch.cat([model(some).argmax(1) for some in x.split(500)])
     model.train()
@@ -165,9 +188,10 @@ def fit(model: nn.Module, batches: Batches, rate: float) -> None:
 
 @cache
 def teacher(plan: Plan, folder: Path) -> nn.Module:
-    """A ResNet-8 of 8 channels, from its file or trained with all images and written there."""
+    """A ResNet-8, from its file or trained with all images and written there."""
     torch.manual_seed(0)
-    model, path = ResNet(8, classes=10, channels=1, width=8), folder / f"search-teacher-{plan.teacher_epochs:g}.pt"
+    model = ResNet(8, classes=10, channels=1, width=plan.teacher_width)
+    path = folder / f"search-{plan.teacher_name.replace(' ', '-')}.pt"
     if path.exists():
         model.load_state_dict(torch.load(path, weights_only=True))
         return model

@@ -25,6 +25,7 @@ from benchmarks.search_flash_figures import Comparison, compare
 from kdhooks.demo import mean_and_error
 
 TITLES = {"blocks": "each block by itself", "guided": "the whole network, with labels, in every stage"}
+TITLES["few"] = f"few images, a better teacher, {TITLES['blocks']}"
 PAGE = Path("docs/results_search.md")
 NOTES = ("found", "digits", "bo", *(f"flash-{plan}" for plan in search_flash.PLANS), "tried")
 HEAD = """# Searching for a student
@@ -125,17 +126,21 @@ def _flash(found: Comparison, plan: Plan) -> list[str]:
     lines = [["", "steps", "accuracy", "Spearman", "Kendall", "Spearman, a seed", "Kendall, a seed", "s a candidate"]]
     for way in search_flash.WAYS:
         one = found.ways[way]
-        steps = plan.steps * (search_flash.LONGER if way == "long" else 1)
+        steps = search_flash.Run(found.plan, way, {}, 0).length(plan)[0]
         lines.append([way, str(steps), one.accuracy, one.spearman, one.kendall, one.spearman_seeds, one.kendall_seeds])
         lines[-1].append(f"{one.seconds:.1f}")
+    wide = "" if plan.teacher_width == 8 else f" from {plan.teacher_width} channels on"
+    images = f"{plan.images:,} images"
+    if plan.setting:
+        images += f" that a seed draws from all (long: the first {plan.long_images:,})"
     archs = [[*(str(value) for value in arch), *scores] for arch, scores in found.candidates]
     return [
         f"## FashionMNIST: flash and regular distillation, or alone ({TITLES[found.plan]})\n",
-        f"{len(archs)} candidates, {found.seeds} seeds (long: {found.long_seeds}), {plan.images:,} images, batches of "
+        f"{len(archs)} candidates, {found.seeds} seeds (long: {found.long_seeds}), {images}, batches of "
         f"{found.batch}; flash and regular distillation take {share} steps. "
-        f"The teacher is a ResNet-8 ({found.teacher}).\n",
+        f"The teacher is a ResNet-8{wide} ({found.teacher}).\n",
         table(lines),
-        f"{found.differences}\n",
+        f"{found.differences}{' ' * bool(found.more)}{found.more}\n",
         table([[*found.names, *search_flash.WAYS], *archs]),
     ]
 

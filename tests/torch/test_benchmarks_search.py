@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import search_bo, search_cnn, search_digits, search_flash
+from benchmarks import search_bo, search_cnn, search_digits, search_flash, search_flash_figures
 from benchmarks.results_store import Store
 from benchmarks.search_flash_figures import compare
 from benchmarks.search_page import Sources, write
@@ -120,16 +120,20 @@ def test_the_figures_in_the_repository_are_of_this_table_and_bo_needs_half_the_t
 # ---- flash and regular distillation ----------------------------------------------------------------
 
 
-def test_the_command_trains_in_three_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("plan", "long"), [("blocks", 48), ("few", 8)])
+def test_the_command_trains_in_three_ways(
+    plan: str, long: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(400, 1, 28, 28, generator=generator), torch.randint(10, (400,), generator=generator)
     monkeypatch.setattr(search_cnn, "load", lambda train: images)
     search_cnn.teacher.cache_clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["search_flash", "--quick", "--plans", "blocks"])
+    monkeypatch.setattr(sys, "argv", ["search_flash", "--quick", "--plans", plan])
     search_flash.main()
     text = (tmp_path / ".kdhooks" / "search-quick" / "page.md").read_text()
-    assert "| distilled | 6 |" in text and "| long | 48 |" in text
+    assert "| distilled | 6 |" in text and f"| long | {long} |" in text
+    assert ("processor time of a candidate" in text) == (plan == "few")
     assert not (tmp_path / "docs").exists()
 
 
@@ -139,6 +143,14 @@ def test_batches_go_on_where_the_last_epoch_ended(monkeypatch: pytest.MonkeyPatc
     rows = [x for _ in range(3) for x, _ in batches]
     assert len(batches) == 2 and len(rows) == 6
     assert sorted(torch.cat(rows[:3]).tolist()) == sorted(torch.cat(rows[3:]).tolist()) == list(range(96))
+
+
+def test_a_seed_draws_the_images_and_goes_through_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_cnn, "load", lambda train: (torch.arange(96), torch.arange(96)))
+    first, second = (search_cnn.Batches(64, seed, count=4, drawn=True) for seed in range(2))
+    rows = torch.cat([x for x, _ in first]).tolist()
+    assert sorted(rows[:64]) == sorted(rows[64:]) and len(set(rows)) == 64
+    assert set(rows) != set(torch.cat([x for x, _ in second]).tolist())
 
 
 def test_ranks_are_compared_candidate_by_candidate(tmp_path: Path) -> None:
@@ -157,3 +169,29 @@ def test_ranks_are_compared_candidate_by_candidate(tmp_path: Path) -> None:
     assert compare(store, "guided") is None
     write(tmp_path / "page.md", Sources(tmp_path / "none.csv", tmp_path / "none.json", store.path))
     assert "| 4 | 1 | 1 | 50.00 | 60.00 | 80.50 |" in (tmp_path / "page.md").read_text()
+
+
+def test_with_few_images_costs_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_flash_figures, "DRAWS", 20)
+    store = Store(tmp_path / "flash.json")
+    made = [
+        ("few", "alone", 50, 1.0),
+        ("few", "distilled", 60, 1.5),
+        ("few", "long", 80, 4.0),
+        ("few-time", "alone", 51, 1.5),
+    ]
+    for seed, (place, arch) in itertools.product(range(2), enumerate(search_cnn.candidates()[:4])):
+        for plan, way, score, cpu in made:
+            run = search_flash.Run(plan, way, arch, seed)
+            store.add(run.key, seed, "", {"score": score + place + seed, "seconds": 1.0, "cpu": cpu})
+    store.add(search_flash.Run("few", "alone", arch, 2).key, 2, "", {"score": 9, "seconds": 1.0, "cpu": 99.0})
+    found = compare(store, "few")
+    assert found is not None and found.seeds == 2
+    assert found.more.startswith("The accuracy's difference over the 4 candidates: +10.00 ± 0.00; Spearman, 95%")
+    assert "Kendall of a seed, distilled minus alone: +0.00 ± 0.00" in found.more
+    assert "alone 1.0 s, distilled 1.5 s, long 4.0 s; distilled / alone 1.50." in found.more
+    assert found.more.endswith(
+        "Alone with 1,250 steps (1.5 s), 2 seeds: accuracy 53.00 ± 0.50, distilled minus it +9.00 ± 0.00; "
+        "Spearman 1.000 (distilled: 1.000), Kendall 1.000 (distilled: 1.000)."
+    )
+    assert compare(store, "few-time") is None
