@@ -51,6 +51,7 @@ PLANS = {
     "guided": Plan(guided=True, flash_weight=100.0),
     "few": FEW,
     "few-time": replace(FEW, steps=1250, setting="few-time"),
+    "few-300": replace(FEW, steps=300, flash=12, setting="few-300"),
 }
 CONTROLS = {"few": "few-time"}
 """Of a plan: another, trained alone only, that takes as much time alone as the first does distilling."""

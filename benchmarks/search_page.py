@@ -26,6 +26,7 @@ from kdhooks.demo import mean_and_error
 
 TITLES = {"blocks": "each block by itself", "guided": "the whole network, with labels, in every stage"}
 TITLES["few"] = f"few images, a better teacher, {TITLES['blocks']}"
+TITLES["few-300"] = f"{TITLES['few']}, fewer steps"
 PAGE = Path("docs/results_search.md")
 NOTES = ("found", "digits", "bo", *(f"flash-{plan}" for plan in search_flash.PLANS), "tried")
 HEAD = """# Searching for a student
