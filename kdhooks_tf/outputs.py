@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from kdhooks.errors import ModelError
+from kdhooks.nests import map_leaves
 
 Tensor = Any
 
@@ -118,15 +119,7 @@ def _call_of(model: Any) -> Callable[..., Any]:
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """The same nest of tuples, lists and mappings with a function applied to each tensor."""
-    if tf.is_tensor(value):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
+    return map_leaves(tf.is_tensor, function, value)
 
 
 def tensors_of_nest(value: Any) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kdhooks.measurement.definitions import DEFINITIONS, Definition, asked_metrics, check_inputs
 from kdhooks.measurement.measured import Measured, shown
-from kdhooks.measurement.rows import batch_of, map_arrays, rows_in
+from kdhooks.measurement.rows import batch_of, rows_in
 from kdhooks.measurement.runs import reason_of, run_failed, seconds_of_runs
 from kdhooks.measurement.waiting import processors
 
@@ -19,7 +19,6 @@ __all__ = [
     "asked_metrics",
     "batch_of",
     "check_inputs",
-    "map_arrays",
     "processors",
     "reason_of",
     "rows_in",

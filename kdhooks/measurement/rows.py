@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from kdhooks.errors import UsageError
+from kdhooks.nests import arrays_in, is_array, map_leaves
 
 Join = Callable[[list[Any]], Any]
 """Tensors behind each other along the first axis, as one."""
@@ -16,7 +17,7 @@ def rows_in(inputs: Any) -> int:
 
     What has a shape and a dtype is a tensor.
     """
-    return next((int(tensor.shape[0]) for tensor in _tensors(inputs) if len(tensor.shape)), 1)
+    return next((int(tensor.shape[0]) for tensor in arrays_in(inputs)), 1)
 
 
 def batch_of(inputs: Any, size: int, join: Join) -> Any:
@@ -47,33 +48,8 @@ def batch_of(inputs: Any, size: int, join: Join) -> Any:
             return tensor
         return (tensor if there >= size else join([tensor] * -(-size // there)))[:size]
 
-    return inputs if there == size else map_arrays(cut, inputs)
+    return inputs if there == size else map_leaves(is_array, cut, inputs)
 
 
 def _length(tensor: Any) -> int | None:
     return int(tensor.shape[0]) if len(tensor.shape) else None
-
-
-def _is_tensor(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _tensors(value: Any) -> Iterator[Any]:
-    if _is_tensor(value):
-        yield value
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
-
-
-def map_arrays(function: Callable[[Any], Any], value: Any) -> Any:
-    """The same nest of tuples, lists and mappings with a function applied to all that has a shape and a dtype."""
-    if _is_tensor(value):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_arrays(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_arrays(function, item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_arrays(function, item) for item in value)
-    return value

@@ -6,7 +6,7 @@ one entry, a number or a text holds for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdhooks.errors import DataError
+from kdhooks.nests import arrays_in, is_array, map_leaves
 
 MASK = "attention_mask"
 
@@ -38,19 +39,6 @@ class Tokens:
         return self.mask is not None and not bool(self.kept.all())
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors of a nest of tuples, lists and mappings, but those without axes."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        if len(value.shape):
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-
-
 def rows_in(value: Any) -> int:
     """How many rows a batch has.
 
@@ -60,7 +48,7 @@ def rows_in(value: Any) -> int:
     >>> rows_in({"input_ids": np.zeros((4, 7)), "position_ids": np.zeros((1, 7))})
     4
     """
-    counts = [int(tensor.shape[0]) for tensor in tensors_in(value)]
+    counts = [int(tensor.shape[0]) for tensor in arrays_in(value)]
     if not counts:
         raise DataError("the teacher's input holds no tensor, so the cache can't tell its rows")
     return max(counts)
@@ -77,15 +65,11 @@ def picked(value: Any, rows: int, take: Callable[[Tensor], Tensor]) -> Any:
     >>> picked((np.arange(3), np.zeros((1, 2)), True), 3, lambda array: array[[2, 0]])[0].tolist()
     [2, 0]
     """
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return take(value) if len(value.shape) and int(value.shape[0]) == rows else value
-    if isinstance(value, Mapping):
-        return {key: picked(item, rows, take) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(picked(item, rows, take) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(picked(item, rows, take) for item in value)
-    return value
+
+    def cut(tensor: Tensor) -> Tensor:
+        return take(tensor) if len(tensor.shape) and int(tensor.shape[0]) == rows else tensor
+
+    return map_leaves(is_array, cut, value)
 
 
 def tokens_in(value: Any, array: Callable[[Tensor], NDArray[Any]]) -> Tokens | None:
@@ -106,7 +90,7 @@ def tokens_in(value: Any, array: Callable[[Tensor], NDArray[Any]]) -> Tokens | N
         kept: NDArray[np.bool_] = said != 0
         if np.array_equal(kept, said):  # else it is added to scores, or weighs
             return Tokens(kept, mask)
-    numbers = [one for one in tensors_in(value) if len(one.shape) == 2 and "int" in str(one.dtype)]
+    numbers = [one for one in arrays_in(value) if len(one.shape) == 2 and "int" in str(one.dtype)]
     if not numbers:
         return None
     return Tokens(np.ones((int(numbers[0].shape[0]), int(numbers[0].shape[1])), np.bool_))

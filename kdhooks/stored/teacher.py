@@ -18,8 +18,9 @@ from kdhooks.criterion import Criterion, Step
 from kdhooks.errors import ConfigError, DataError, KDHooksError, LayerError, ModelError, UsageError
 from kdhooks.hooks import Hook
 from kdhooks.messages import logger
+from kdhooks.nests import arrays_in
 from kdhooks.pairs.selection import tensors_of
-from kdhooks.stored.batches import Tokens, picked, rows_in, tensors_in
+from kdhooks.stored.batches import Tokens, picked, rows_in
 from kdhooks.stored.known import KnownByBackend
 from kdhooks.stored.looks import LOGITS, Wants, wants_of
 from kdhooks.stored.measured import Measured
@@ -229,7 +230,7 @@ class StoredTeacher(Hook, KnownByBackend):
         from kdhooks.cache import Tokens as OfTokens
         from kdhooks.cache import TopK
 
-        beside = next(tensors_in(value))
+        beside = next(arrays_in(value))
         outputs: dict[str, Tensor] = {}
         by_tokens: set[str] = set()
         for name, held in said.items():
@@ -261,7 +262,7 @@ class StoredTeacher(Hook, KnownByBackend):
         """Where the outputs of the teacher, as it is now, are; None where it runs without the store."""
         if self._criteria is None or self._off or self.shared.store.problem:
             return None
-        if next(tensors_in(value), None) is None:
+        if next(arrays_in(value), None) is None:
             raise UsageError("distillation.cache: the teacher's input holds no tensor, so its rows have no keys")
         if not self._looked and not self._may_be_stored():
             return None

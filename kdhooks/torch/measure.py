@@ -26,10 +26,10 @@ from kdhooks.measurement import (
     asked_metrics,
     batch_of,
     check_inputs,
-    map_arrays,
     run_failed,
     seconds_of_runs,
 )
+from kdhooks.nests import is_array, map_leaves
 from kdhooks.torch.evaluation import threads
 from kdhooks.torch.macs import count_macs
 from kdhooks.torch.observation.untouched import untouched
@@ -92,7 +92,7 @@ class _Runs:
         tensors = [*model.parameters(), *model.buffers()]
         self._devices = list(dict.fromkeys(tensor.device for tensor in tensors)) or [torch.device("cpu")]
         self._model, self._settings = model, settings
-        self._inputs = batch_mover(self._devices[0])(map_arrays(_as_tensor, inputs))
+        self._inputs = batch_mover(self._devices[0])(map_leaves(is_array, _as_tensor, inputs))
         self._args, self._kwargs = as_call(batch_of(self._inputs, settings.batch_size, torch.cat))
 
     def measured(self, asked: Sequence[str]) -> dict[str, Measured]:

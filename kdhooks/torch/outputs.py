@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kdhooks.errors import ModelError
+from kdhooks.nests import map_leaves
 
 
 def logits_of(output: Any, keys: Sequence[str] = (), *, model: str = "student") -> Tensor:
@@ -63,15 +64,11 @@ def as_call(value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """The same nest of tuples, lists and mappings with a function applied to each tensor."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
+    return map_leaves(_is_tensor, function, value)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def constant(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.criterion import Step, Term
-from kdhooks.stored.batches import tensors_in
+from kdhooks.nests import arrays_in
 from kdhooks.stored.choices import KeptChoice
 from kdhooks.stored.looks import LOGITS, Wants
 from kdhooks.stored.shared import SharedStore
@@ -97,7 +97,7 @@ class StoredTeacher(_StoredTeacher):
     def effect(self, value: Any) -> str:
         """The precision of the teacher's own autocast, or of that around the call."""
         choice = self.live.choice or settled(self.live, value, self._kept_choice)
-        return precision_in_effect(choice, self.live, next(tensors_in(value)).device.type)
+        return precision_in_effect(choice, self.live, next(arrays_in(value)).device.type)
 
     def fingerprint(self, effect: str, wants: Wants) -> str:
         """The name of this teacher's space."""

@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from kdhooks.errors import DataError
-from kdhooks.stored.batches import tensors_in, tokens_in
+from kdhooks.nests import arrays_in
+from kdhooks.stored.batches import tokens_in
 from kdhooks.stored.looks import LOGITS
 from kdhooks.stored.spaces import StoredSpace
 from kdhooks.torch.fingerprints import float_array, tensor_beside
@@ -50,7 +51,7 @@ class SavedLogits:
         found = self._space.read(keys, range(len(keys)))
         if LOGITS not in found:
             raise DataError(f"the store {self.path} holds no logits, only {', '.join(found)}")
-        held, beside = found[LOGITS], next(tensors_in(value))
+        held, beside = found[LOGITS], next(arrays_in(value))
         if isinstance(held, Tokens):
             tokens = tokens_in(value, float_array)
             held = held.values if tokens is None else held.padded(tokens.kept)
