@@ -24,19 +24,19 @@ from typing import Any
 from benchmarks.results_store import Store
 from benchmarks.search_digits import NEAR, SPACE, TABLE, key, near_best, read
 from kdhooks import DistillationConf
-from kdhooks.config.search_settings import Choices, SearchSettings
+from kdhooks.config.search_settings import Algorithm, Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.proposals.space import Space
 from kdhooks.search.studies.study import Study
 
 FIGURES = Path(__file__).with_name("figures") / "search_bo.json"
 STARTUP, MOST = 10, 300
-ALGORITHMS = ("Random", "BO", "TPE", "CMA-ES")
+ALGORITHMS: tuple[Algorithm, ...] = ("Random", "BO", "TPE", "CMA-ES")
 MARKS = (10, 20, 40, 80)
 """Trials after which the best score so far is kept as well."""
 
 
-def search(algorithm: str, seed: int, rows: Sequence[Mapping[str, Any]], most: int = MOST) -> dict[str, Any]:
+def search(algorithm: Algorithm, seed: int, rows: Sequence[Mapping[str, Any]], most: int = MOST) -> dict[str, Any]:
     """One search in the table.
 
     Args:
@@ -53,7 +53,7 @@ def search(algorithm: str, seed: int, rows: Sequence[Mapping[str, Any]], most: i
     most = len(rows) if algorithm == "Random" else most
     settings = SearchSettings(
         search_space=tuple(Choices(name, values) for name, values in SPACE.items()),
-        search_algorithm=algorithm,  # type: ignore[arg-type]
+        search_algorithm=algorithm,
         max_trials=most,
         seed=seed,
         storage="memory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdhooks.backend import BlockState
 from kdhooks.config import DistillationConf
-from kdhooks.stored.functions import class_digest
+from kdhooks.stored.functions import class_digest, model_digest
 from kdhooks_tf.fingerprints import classes_of, options_of, weights_of
 from kdhooks_tf.layer_names import Layer, find_layer, require_built
 from kdhooks_tf.transfer.names import named_weights
@@ -41,14 +40,7 @@ class Blocks:
 
     def fingerprint(self, model: Layer) -> str:
         """32 hexadecimal digits of a model's weights, classes and options."""
-        digest = hashlib.blake2b(digest_size=16)
-        for text in (*_code(model), *options_of(model)):
-            digest.update(text.encode())
-        for weight in weights_of(model):
-            digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
-            content: Any = np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8)
-            digest.update(content)
-        return digest.hexdigest()
+        return model_digest((*_code(model), *options_of(model)), weights_of(model))
 
     def training_loader(self, conf: DistillationConf) -> Any:
         """The loader of ``distillation.train.dataloader``, for several runs of one process."""

@@ -1,7 +1,7 @@
 """Arithmetic between parameters of an architecture: ``hidden_size % num_attention_heads == 0``.
 
-A text of a configuration is read here by hand and never handed to Python, so it can run nothing. Unlike
-`expressions`, which counts layers, this one knows numbers with a point and divides with ``/``.
+How a text is read, and that it can run nothing: `arithmetic`. Unlike `expressions`, which counts layers, this one
+knows numbers with a point and divides with ``/``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from kdhooks.config.arithmetic import ArithmeticReader
 from kdhooks.errors import KDHooksError, UsageError, shown
 
 NUMBER = r"(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 """How a number is written: 64, 10_000, 0.5, 10e6."""
 
-_TOKEN = re.compile(rf"\s*(?:({NUMBER})|([A-Za-z_][A-Za-z0-9_.]*)|(//|[-+*/%()]))")
-_MOST_TOKENS = 64
 _NEAR = 1e-9
 """Numbers with a point that differ by less, relative to the larger one, are taken as equal."""
 
@@ -113,71 +112,35 @@ _BINARY: dict[str, Callable[[Number, Number], Number]] = {
 }
 
 
-class _Reader:
-    """Reads one text from the left; products bind closer than sums."""
+class _Reader(ArithmeticReader[_Node]):
+    """Reads one text."""
+
+    token = re.compile(rf"\s*(?:({NUMBER})|([A-Za-z_][A-Za-z0-9_.]*)|(//|[-+*/%()]))")
+    allowed = "numbers, parameters, + - * / // % and brackets"
+    products = ("*", "/", "//", "%")
 
     def __init__(self, text: str) -> None:
-        self._text, self._names = text, dict[str, None]()
-        self._tokens = self._split()
-        self._next = 0
+        self._names = dict[str, None]()
+        super().__init__(text)
 
     def formula(self) -> Formula:
-        node = self._sum()
-        if self._next < len(self._tokens):
-            raise self._wrong(f"{self._tokens[self._next]!r} is not expected there")
+        node = self._whole()
         return Formula(self._text, tuple(self._names), node)
 
-    def _split(self) -> list[str]:
-        tokens, position, text = [], 0, self._text.rstrip()
-        while position < len(text):
-            match = _TOKEN.match(text, position)
-            if match is None:
-                raise self._wrong("may hold numbers, parameters, + - * / // % and brackets only")
-            tokens.append(match[0].strip())
-            position = match.end()
-        if len(tokens) > _MOST_TOKENS:
-            raise self._wrong("is too long")
-        return tokens
-
-    def _sum(self) -> _Node:
-        return self._chain(self._product, "+", "-")
-
-    def _product(self) -> _Node:
-        return self._chain(self._signed, "*", "/", "//", "%")
-
-    def _chain(self, operand: Callable[[], _Node], *signs: str) -> _Node:
-        node = operand()
-        while (sign := self._take(*signs)) is not None:
-            node = _both(_BINARY[sign], node, operand())
-        return node
-
-    def _signed(self) -> _Node:
-        if self._take("-") is not None:
-            return _both(operator.sub, lambda values: 0, self._signed())
-        if self._take("(") is not None:
-            node = self._sum()
-            if self._take(")") is None:
-                raise self._wrong("a bracket has no partner")
-            return node
-        if self._next == len(self._tokens):
-            raise self._wrong("ends too early" if self._tokens else "is empty")
-        token = self._tokens[self._next]
-        self._next += 1
+    def _operand(self, token: str) -> _Node | None:
         if token[0].isalpha() or token[0] == "_":
             self._names[token] = None
             return lambda values: values[token]
         number = number_of(token)
-        if number is None:
-            raise self._wrong(f"{token!r} is not expected there")
-        return lambda values: number
+        return None if number is None else lambda values: number
 
-    def _take(self, *tokens: str) -> str | None:
-        if self._next < len(self._tokens) and self._tokens[self._next] in tokens:
-            self._next += 1
-            return self._tokens[self._next - 1]
-        return None
+    def _combined(self, sign: str, left: _Node, right: _Node) -> _Node:
+        return lambda values: _BINARY[sign](left(values), right(values))
 
-    def _wrong(self, message: str) -> FormulaError:
+    def _negative(self, value: _Node) -> _Node:
+        return lambda values: 0 - value(values)
+
+    def _wrong(self, message: str, suggestion: str = "") -> FormulaError:
         return FormulaError(f"in {self._text!r}: {message}")
 
 
@@ -188,7 +151,3 @@ def number_of(text: str) -> Number | None:
     digits = text.replace("_", "")
     found = int(digits) if digits.isdecimal() else float(digits)
     return found if math.isfinite(found) else None
-
-
-def _both(sign: Callable[[Number, Number], Number], left: _Node, right: _Node) -> _Node:
-    return lambda values: sign(left(values), right(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -39,11 +40,36 @@ class Candidate:
     stages: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for JSON."""
+        """Plain data; `as_json` has what is not finite as texts."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Candidate:
-        """What `as_dict` returned, also after JSON made lists of tuples."""
-        pairs = {name: (low, high) for name, (low, high) in content["spread"].items()}
-        return cls(**{**content, "spread": pairs, "stages": tuple(content["stages"])})
+        """What `as_dict` returned, also after `plain` and JSON: lists for tuples, texts for NaN and infinities."""
+        values: dict[str, Any] = {
+            "metrics": {name: float(value) for name, value in content["metrics"].items()},
+            "spread": {name: (float(low), float(high)) for name, (low, high) in content["spread"].items()},
+            "stages": tuple(content["stages"]),
+        }
+        return cls(**{**content, **values})
+
+
+def plain(value: Any) -> Any:
+    """A value as every JSON reader takes it: scalars of NumPy and frameworks as numbers, NaN and infinities as texts.
+
+    >>> plain({"loss": float("nan"), "sizes": (1, 2)})
+    {'loss': 'nan', 'sizes': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    try:
+        number = value.item() if hasattr(value, "item") else float(value)
+    except (RuntimeError, TypeError, ValueError):
+        return str(value)
+    if not isinstance(number, float):
+        return plain(number)
+    return number if math.isfinite(number) else str(number)

@@ -1,12 +1,17 @@
-"""A function by what it does, so that outputs that another selector chose are never taken for this one's."""
+"""Functions, classes and models by what they do, so that what another one made is never taken for this one's."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kdhooks.cache import Weight
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
@@ -40,6 +45,18 @@ def class_digest(kind: type) -> str:
         elif text is not None and not name.startswith("__"):
             texts.append(f"{name}={text}")
     return _digest(texts)
+
+
+def model_digest(texts: Iterable[str], weights: Iterable[Weight]) -> str:
+    """The same of a model, by texts that say what it does and all its weights, in its order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        digest.update(text.encode())
+    for weight in weights:
+        digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
+        content: Any = np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8)
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _digest(texts: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from kdhooks.backend import BlockState
 from kdhooks.config import DistillationConf
+from kdhooks.stored.functions import model_digest
 from kdhooks.torch.fingerprints import attributes_of, classes_of, float_array, options_of, weights_of
 from kdhooks.torch.wrappers import find_layer, inside, named_layers
 
@@ -40,14 +40,7 @@ class Blocks:
 
     def fingerprint(self, model: nn.Module) -> str:
         """32 hexadecimal digits of a model's weights, classes and options."""
-        digest = hashlib.blake2b(digest_size=16)
-        for text in (*classes_of(model), *options_of(model)):
-            digest.update(text.encode())
-        for weight in weights_of(model):
-            digest.update(f"{weight.name}|{weight.dtype}|{weight.array.shape}".encode())
-            content: Any = np.ascontiguousarray(weight.array).reshape(-1).view(np.uint8)
-            digest.update(content)
-        return digest.hexdigest()
+        return model_digest((*classes_of(model), *options_of(model)), weights_of(model))
 
     def training_loader(self, conf: DistillationConf) -> Any:
         """The loader of ``distillation.train.dataloader``, for several runs of one process."""

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kdhooks.config import DistillationConf
-from kdhooks.errors import ConfigError
+from tests.core.search.mistakes import refused
 
 SEARCH = "auto_distillation.search"
-
-
-def refused(source):
-    with pytest.raises(ConfigError) as caught:
-        DistillationConf(source)
-    return [str(problem) for problem in caught.value.problems]
 
 
 def in_search(**values):

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kdhooks.config import DistillationConf
-from kdhooks.errors import ConfigError
+from tests.core.search.mistakes import refused, told
 
 SEARCH = "auto_distillation.search"
 ALGORITHMS = "expected one of 'Grid', 'Random', 'BO', 'TPE', 'CMA-ES', 'NSGA-II'"
 FORMS = "Write a list of values, {low: ..., high: ...} or {choices: [...]}"
-
-
-def refused(source):
-    with pytest.raises(ConfigError) as caught:
-        DistillationConf(source)
-    return [str(problem) for problem in caught.value.problems]
-
-
-def told(text, tmp_path):
-    """The first and the last line of each problem of a file: what is wrong where, and what to do."""
-    path = tmp_path / "auto.yaml"
-    path.write_text(text)
-    problems = [problem.replace(str(path), "auto.yaml").splitlines() for problem in refused(path)]
-    for lines in problems:
-        assert len(lines) <= 4, lines  # place and message, the line, a caret, one suggestion at most
-    return [(lines[0], lines[-1].strip()) for lines in problems]
 
 
 def test_a_condition_that_means_nothing(tmp_path):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +14,8 @@ import pytest
 
 from kdhooks.config import DistillationConf
 from kdhooks.search.studies.study import Study
-from tests.core.search.searches import begin, end, plain, searched, settings, space, start, work
-from tests.core.search.test_processes import check_four, check_kills, seen
+from tests.core.search.searches import plain, searched, settings, space, work
+from tests.core.search.test_processes import check_four, check_kills, check_two_of_four_killed
 
 PROGRAMS = Path("/usr/lib/postgresql")
 PASSWORD = "s/e@cret"
@@ -96,18 +94,7 @@ def test_kills_change_nothing(server: Server) -> None:
 
 
 def test_two_of_four_are_killed(server: Server) -> None:
-    url = server.new_database("two")
-    processes = [start(url, "Random", 20, 0.1) for _ in range(4)]
-    for process in processes:
-        begin(process)
-    for process in processes[:2]:
-        time.sleep(0.2)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    for process in processes[2:]:
-        end(process)
-    candidates, records = seen(url, "Random", 20)
-    assert [one.number for one in candidates] == records == list(range(20))
+    check_two_of_four_killed(server.new_database("two"), (0.2, 0.2))
 
 
 def test_a_server_that_starts_again_costs_no_candidate(server: Server, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,6 @@ written.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import uuid
@@ -18,7 +17,7 @@ from typing import Any
 from kdhooks.config.model import Named
 from kdhooks.config.search_settings import Choices, Dimension, Limit, Range, Relation, SearchSettings, When
 from kdhooks.errors import DataError
-from kdhooks.search.candidates import Candidate
+from kdhooks.search.candidates import Candidate, plain
 
 FORMAT, VERSION = "kdhooks search result", 1
 
@@ -39,7 +38,7 @@ def to_dict(
         "search": settings_to_dict(settings),
         "best": None if best is None else best.number,
         "pareto": [candidate.number for candidate in pareto],
-        "candidates": [_plain(candidate.as_dict()) for candidate in candidates],
+        "candidates": [plain(candidate.as_dict()) for candidate in candidates],
     }
 
 
@@ -61,7 +60,7 @@ def settings_to_dict(settings: SearchSettings) -> dict[str, Any]:
             {"left": one.left, "comparison": one.comparison, "right": one.right, "text": one.text}
             for one in settings.relations
         ],
-        "pruner": None if pruner is None else {pruner.name: _plain(pruner.options)},
+        "pruner": None if pruner is None else {pruner.name: plain(pruner.options)},
         "storage": None if settings.storage is None else without_password(settings.storage),
         "study_name": settings.study_name,
         "timeout": settings.timeout,
@@ -99,7 +98,7 @@ def from_dict(content: Any, source: str) -> tuple[list[Candidate], SearchSetting
             f"{source} is of version {version}, and this kdhooks reads up to version {VERSION}: update kdhooks"
         )
     try:
-        candidates = [_candidate(entry) for entry in content["candidates"]]
+        candidates = [Candidate.from_dict(entry) for entry in content["candidates"]]
         return candidates, _settings(content["search"]), str(content["name"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{source} is damaged: {type(error).__name__}: {error}") from None
@@ -147,26 +146,13 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: scalars of NumPy and frameworks as numbers, NaN and infinities as texts."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(float(value))
-    return _plain(value.item()) if hasattr(value, "item") else str(value)
-
-
 def _dimension_to_dict(dimension: Dimension) -> dict[str, Any]:
     if isinstance(dimension, Choices):
-        content: dict[str, Any] = {"choices": _plain(dimension.values)}
+        content: dict[str, Any] = {"choices": plain(dimension.values)}
     else:
         content = {key: getattr(dimension, key) for key in ("low", "high", "step", "log", "integer")}
     if dimension.when:
-        content["when"] = {condition.name: _plain(condition.values) for condition in dimension.when}
+        content["when"] = {condition.name: plain(condition.values) for condition in dimension.when}
     return content
 
 
@@ -189,12 +175,3 @@ def _settings(content: Mapping[str, Any]) -> SearchSettings:
         "pruner": None if pruner is None else Named(*next(iter(pruner.items()))),
     }
     return SearchSettings(**{**content, **special})
-
-
-def _candidate(content: Mapping[str, Any]) -> Candidate:
-    numbers = {
-        "metrics": {name: float(value) for name, value in content["metrics"].items()},
-        "spread": {name: (float(low), float(high)) for name, (low, high) in content["spread"].items()},
-        "stages": tuple(content["stages"]),
-    }
-    return Candidate(**{**content, **numbers})

@@ -8,33 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from kdhooks.search.candidates import Candidate, State
+from kdhooks.search.candidates import Candidate, plain
 
 
 def record_of(candidate: Candidate) -> dict[str, Any]:
     """What is stored of a candidate; its number and architecture stand in its claim."""
-    plain = candidate.as_dict()
-    del plain["number"], plain["arch"]
-    written: dict[str, Any] = _written(plain)
-    return written
+    record: dict[str, Any] = plain(candidate.as_dict())
+    del record["number"], record["arch"]
+    return record
 
 
 def candidate_of(number: int, arch: Mapping[str, Any], record: Mapping[str, Any]) -> Candidate:
     """The candidate of a record."""
-    return Candidate(
-        number=number,
-        arch=dict(arch),
-        state=cast(State, record["state"]),
-        metrics={name: float(value) for name, value in record["metrics"].items()},
-        spread={name: (float(low), float(high)) for name, (low, high) in record["spread"].items()},
-        reason=record["reason"],
-        seconds=float(record["seconds"]),
-        weights=record["weights"],
-        worker=record["worker"],
-        stages=tuple(record["stages"]),
-    )
+    return Candidate.from_dict({**record, "number": number, "arch": dict(arch)})
 
 
 def usable(candidate: Candidate, metrics: Sequence[str], scores: Mapping[int, float]) -> Candidate:
@@ -52,19 +40,3 @@ def usable(candidate: Candidate, metrics: Sequence[str], scores: Mapping[int, fl
             if not math.isfinite(candidate.metrics[metric]):
                 return replace(candidate, state="failed", reason=f"the metric {metric} is {candidate.metrics[metric]}")
     return candidate
-
-
-def _written(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _written(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_written(inner) for inner in value]
-    if isinstance(value, (bool, str)) or value is None:
-        return value
-    if isinstance(value, int):
-        return int(value)
-    try:
-        number = float(value)  # also those of NumPy
-    except (TypeError, ValueError):
-        return str(value)
-    return number if math.isfinite(number) else str(number)

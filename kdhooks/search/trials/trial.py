@@ -7,8 +7,6 @@ is decided about it comes from rank 0.
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -209,13 +207,6 @@ class Trial:
             self._spread,
             reason,
             seconds,
-            None,
-            worker(),
-            self._stages,
+            stages=self._stages,
         )
         return mine if self.together.size == 1 else Candidate.from_dict(self.together.shared(mine.as_dict()))
-
-
-def worker() -> str:
-    """This process, among those that work on one study."""
-    return f"{socket.gethostname()}:{os.getpid()}"

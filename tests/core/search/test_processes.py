@@ -49,6 +49,22 @@ def check_kills(url: str, algorithm: str, trials: int, seed: int, kills: int = 1
     assert records == list(range(trials)), "every point was finished once"
 
 
+def check_two_of_four_killed(url: str, moments: tuple[float, float]) -> None:
+    """Four workers, of which two die one after the other, do what one does."""
+    processes = [start(url, "Random", 20, 0.1) for _ in range(4)]
+    for process in processes:
+        begin(process)
+    for moment, process in zip(moments, processes, strict=False):
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    for process in processes[2:]:
+        end(process)
+    candidates, records = seen(url, "Random", 20)
+    assert [one.number for one in candidates] == records == list(range(20))
+    assert len({space().key(one.arch) for one in candidates}) == 20
+
+
 @pytest.mark.parametrize("url", URLS)
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, url: str) -> None:
     check_kills(url.format(tmp_path), "TPE", 20, seed=len(url))
@@ -122,19 +138,7 @@ def test_the_overhead_on_the_clock(tmp_path: Path, url: str) -> None:
 
 @pytest.mark.parametrize("url", URLS)
 def test_four_workers_of_which_two_are_killed(tmp_path: Path, url: str) -> None:
-    url = url.format(tmp_path)
-    processes = [start(url, "Random", 20, 0.1) for _ in range(4)]
-    for process in processes:
-        begin(process)
-    for moment, process in zip((0.3, 0.15), processes, strict=False):
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    for process in processes[2:]:
-        end(process)
-    candidates, records = seen(url, "Random", 20)
-    assert [one.number for one in candidates] == records == list(range(20))
-    assert len({space().key(one.arch) for one in candidates}) == 20
+    check_two_of_four_killed(url.format(tmp_path), (0.3, 0.15))
 
 
 @pytest.mark.soak
