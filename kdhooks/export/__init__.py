@@ -1,0 +1,1 @@
+"""The student in other formats, each loaded again and compared."""

@@ -1,0 +1,1 @@
+"""Other trainers: each module puts a `Distillation` into one of them."""

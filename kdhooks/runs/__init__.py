@@ -1,0 +1,1 @@
+"""What a run leaves on disk for people and pages: its record."""
