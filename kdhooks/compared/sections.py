@@ -116,7 +116,7 @@ def _put_models(
     seconds: float,
     limits: Limits,
 ) -> None:
-    inputs = _tried(looks.one_row)
+    inputs = _tried(lambda: looks.one_row())
     for name, model in {"student": looks.student, **looks.teachers}.items():
         entry, reasons = cost_of(looks, backend, model, None if isinstance(inputs, str) else inputs, speeds, limits)
         if isinstance(inputs, str):

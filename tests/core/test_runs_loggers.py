@@ -138,7 +138,7 @@ def test_wrong_loggers_are_shown_at_their_lines(tmp_path: Path) -> None:
             *(8, "tuning.loggers.comet.api_key", "no key is read from a configuration, which others see"),
             "Remove it, and set COMET_API_KEY in the shell.",
         ),
-        (9, "tuning.loggers.tensorbord", "unknown key", "Keys here: mlflow, wandb, comet"),
+        (9, "tuning.loggers.tensorbord", "unknown key", "Keys here: comet, mlflow, wandb"),
     ]
 
 
