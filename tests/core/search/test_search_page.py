@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 from kdhooks.config.search_settings import Choices, SearchSettings
+from kdhooks.plots.drawing import LETTER
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.results.plots_drawing import LETTER
 from kdhooks.search.results.plots_history import history_plot
 from kdhooks.search.results.plots_pareto import metric_pairs, pareto_plot
 from kdhooks.search.results.result import SearchResult
