@@ -75,9 +75,7 @@ class Drawing:
             f'<text x="{px(x)}" y="{px(y)}" text-anchor="{anchor}"{classes}>{escape(shown)}{hint}</text>'
         )
 
-    def turned(
-        self, x: float, y: float, text: str, style: str = "", *, anchor: str = "middle", hint: str = ""
-    ) -> None:
+    def turned(self, x: float, y: float, text: str, style: str = "", *, anchor: str = "middle", hint: str = "") -> None:
         """A line of text that is read from below, with its middle here, or its begin or end."""
         self._parts.append(
             f'<text x="{px(x)}" y="{px(y)}" text-anchor="{anchor}" class="{style}" '

@@ -6,9 +6,7 @@ from kdhooks.plots.drawing import Drawing
 from kdhooks.plots.scales import Scale, tick_texts
 
 
-def frame(
-    drawing: Drawing, x: Scale, y: Scale, *, x_label: str = "", y_label: str = "", whole: bool = False
-) -> None:
+def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str = "", y_label: str = "", whole: bool = False) -> None:
     """Grid lines, ticks with their numbers and the names of the axes; `y.end` is the upper edge.
 
     Args:
