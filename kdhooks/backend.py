@@ -196,6 +196,9 @@ class Backend(Protocol):
     def place(self, model: Any, conf: Any) -> None:
         """Put a model where the built-in loop would train it."""
 
+    def device_of(self, model: Any) -> str:
+        """Where a model computes, in words."""
+
     def first_inputs(self, dataloader: Any, conf: Any) -> Any:
         """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
 

@@ -19,14 +19,14 @@ from kdhooks.domains import adapts, check_target, distils
 from kdhooks.errors import UsageError
 from kdhooks.history import History
 from kdhooks.hooks import RemovableHandle, UserHooks
-from kdhooks.judging import Judging
 from kdhooks.messages import logger
 from kdhooks.pairs.stored import stored_features
+from kdhooks.recording import Recording, ending
 from kdhooks.replayed_epochs import ReplayedEpochs
 from kdhooks.run import Run
 
 
-class Distillation(Judging):
+class Distillation(Recording):
     """Knowledge distillation for the training loop that you already have.
 
     Args:
@@ -89,6 +89,8 @@ class Distillation(Judging):
         if dataloader is not None and self.train_dataloader is None:
             self.train_dataloader = dataloader
         backend, settings = self.backend, self.conf.settings
+        self._end_record("stopped")  # of a run that was never ended
+        recorder = self._make_recorder()
         criteria = self.summed()
         finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
         if finetuning is not None:  # before a teacher that begins as the student is made
@@ -102,8 +104,12 @@ class Distillation(Judging):
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
+                recorder.continues(self._run.clock.step)
+            self._recorder = recorder
             self._user_hooks.emit("on_train_begin", self)
             self._ledger.began(backend.stopwatch(self._student))
+            if not self._fits_by_itself:
+                self.record_begins()
         except BaseException:  # a `with` block that fails to begin is never left
             self._run.end()
             raise
@@ -186,6 +192,7 @@ class Distillation(Judging):
         """Close the epoch: record its mean losses, and evaluate where there is something to do it with."""
         run = self._running("on_epoch_end")
         record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch)
+        self._record_epoch(record)
         if not self._fitting:  # the built-in loop has its own progress bar and table
             logger.info("%s", History([record]).table())
         self._user_hooks.emit("on_epoch_end", self)
@@ -199,11 +206,16 @@ class Distillation(Judging):
             if not self._failed:
                 self._set_last_statistics(run)
             self._user_hooks.emit("on_train_end", self)
+        except BaseException as error:
+            self._end_record(ending(error))
+            raise
         finally:
             run.end()
         if run.history and self.writes_files:
             asked_for = self._fitting or self.conf.settings.tuning.workspace is not None
             run.history.show(self.conf.workspace if asked_for else None)
+        if not self._fitting:  # fit() has the best weights to put back first
+            self._finish_record()
 
     def register_hook(self, event: str, function: Callable[[Distillation], object]) -> RemovableHandle:
         """Call ``function(distiller)`` on an event; the handle's ``remove()`` takes it off again.
@@ -222,6 +234,8 @@ class Distillation(Judging):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._failed = kind is not None
+        if error is not None:
+            self._end_record(ending(error))
         try:
             self.on_train_end()
         finally:
@@ -239,6 +253,18 @@ class Distillation(Judging):
         """
         if self._student is None:
             raise UsageError("no student is set: distiller.student_model = ... comes before fit()")
+        try:
+            self._train()
+        except BaseException as error:
+            self._end_record(ending(error))
+            raise
+        self._finish_record()
+        return self._student
+
+    __call__ = fit
+
+    def _train(self) -> None:
+        """Train, evaluate, detach, and put the best weights back."""
         self._fitting = True
         try:
             if self.train_func is not None:
@@ -253,9 +279,6 @@ class Distillation(Judging):
                 self._fitting = False
         if self._run is not None and self._run.best.weights is not None:
             self.backend.restore(self._student, self._run.best.weights)
-        return self._student
-
-    __call__ = fit
 
     def check(self, dataloader: Any = None, *, batches: int = 8) -> CheckReport:
         """Look for what would waste a night before a long run; changes nothing.
@@ -289,6 +312,7 @@ class Distillation(Judging):
         """
         if self._run is not None and self._run.attached:
             self._run.load_state_dict(state)
+            self._recorder.continues(self._run.clock.step)
         else:
             self._pending_state = state
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import nan
 from typing import Any
@@ -61,6 +61,10 @@ class Judging(Findings):
         elif evaluate is not None and not (self._run.history and self._run.history[-1]["metrics"]):
             last = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}
             last |= self._run.judge(self._student, evaluate, epoch=last["epoch"])
+            self._tell_metrics(last["metrics"], last["epoch"])
+
+    def _tell_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Who listens to a run is told of an evaluation after its last epoch."""
 
     # ---- the target domain -------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from kdhooks.stored.shared import shared_store
 from kdhooks_tf import generators
 from kdhooks_tf.blocks import Blocks
 from kdhooks_tf.clock import Clock
+from kdhooks_tf.comparing import Comparing
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.criteria import build_criterion
 from kdhooks_tf.ema import MeanTeacher
@@ -35,7 +36,7 @@ from kdhooks_tf.weighing import weigh
 Tensor = Any
 
 
-class TensorFlowBackend(Blocks):
+class TensorFlowBackend(Blocks, Comparing):
     """TensorFlow with Keras 3; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "tensorflow"

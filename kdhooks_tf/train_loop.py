@@ -26,7 +26,6 @@ from kdhooks_tf.matcher_training import MatcherTraining, held
 from kdhooks_tf.optimizers import inner_optimizer
 from kdhooks_tf.outputs import as_call
 from kdhooks_tf.placement import device_scope, non_finite_variable, precision_scope
-from kdhooks_tf.progress import EventFiles
 from kdhooks_tf.speed_options import check_train
 from kdhooks_tf.stored_dataset import without_stored
 from kdhooks_tf.train_setup import Parts, prepare
@@ -71,7 +70,6 @@ class TrainLoop(BuiltInLoop):
         self._make_functions()
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
-        self._events = EventFiles(parts.events, step=self.step)
 
     # ---- a step ------------------------------------------------------------------------------------
 

@@ -47,7 +47,6 @@ class Parts:
         inputs, input_columns: how a batch is split.
         checkpoint: the file that is written.
         resume: the file that is continued, or None.
-        events: the folder of TensorBoard's files, or None.
         target: the target domain's batches, or None.
     """
 
@@ -60,7 +59,6 @@ class Parts:
     input_columns: Any
     checkpoint: Path
     resume: Path | None
-    events: Path | None
     target: TargetBatches | None = None
 
 
@@ -93,7 +91,6 @@ def prepare(distiller: Any) -> Parts:
         input_columns=() if loader is None else loader.input_columns,
         checkpoint=conf.workspace / NAME,
         resume=resumed(conf.workspace, tuning.resume, NAME),
-        events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
         target=target_batches(distiller),
     )
 

@@ -17,6 +17,7 @@ from kdhooks.config.rules import Rule
 from kdhooks.config.schema import ROOT, check, describe
 from kdhooks.config.sections import Names, Section
 from kdhooks.config.source import Source, from_python, join, parent, plain
+from kdhooks.config.written import written
 from kdhooks.errors import ConfigError, UsageError, shown
 from kdhooks.names import closest, did_you_mean, fold
 
@@ -98,6 +99,13 @@ class DistillationConf:
         """What was configured, without defaults, as a new dict; `DistillationConf` reads it again."""
         copied: dict[str, Any] = plain(self._source.data)
         return copied
+
+    def to_yaml(self) -> str:
+        """The file's own text, or where there is none or something was changed, what was configured as YAML.
+
+        Passwords in URLs are left out, since the text is for people and stands in a run's record.
+        """
+        return written(self._source)
 
     def has(self, path: str) -> bool:
         """Whether something is configured at a path, an empty section too."""

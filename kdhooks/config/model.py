@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kdhooks.adaptation import WarmStart
 from kdhooks.config.finetune_settings import FinetuneSettings
+from kdhooks.config.logger_settings import LoggerSettings
 
 if TYPE_CHECKING:
     from kdhooks.config.search_settings import AutoDistillationSettings
@@ -233,13 +234,17 @@ class TuningSettings:
     Attributes:
         random_seed: seeds the built-in loop: order of the data and augmentation, and Python's,
             NumPy's and the framework's generators when `fit()` begins; None leaves them as they are.
-        tensorboard: write event files beside the checkpoint.
+        tensorboard: write event files into the run's folder; ``auto`` in `fit()`, where TensorBoard is installed.
+        report: compare student and teacher on the evaluation data when the run ends, for its page.
+        loggers: who else is told what the run finds; None tells nobody.
         workspace: the run's folder; None is ``.kdhooks/<model.name>``.
         resume: continue from the workspace's checkpoint where there is one, or from this file.
     """
 
     random_seed: int | None = 1978
-    tensorboard: bool = False
+    tensorboard: bool | str = "auto"
+    report: bool = True
+    loggers: LoggerSettings | None = None
     workspace: str | None = None
     resume: bool | str = False
 

@@ -12,6 +12,8 @@ _TUNES_NOTHING = "kdhooks trains once and searches no configurations, so there i
 _OF_A_SEARCH = ("belongs to the section of a search", "Move it below auto_distillation.")
 _NO_COMPRESSION = "kdhooks distils; it neither quantizes nor prunes"
 
+_NO_KEYS = "no key is read from a configuration, which others see"
+
 OLD: dict[str, tuple[str, str]] = {
     "version": ("the old tool's version number has no meaning here", _REMOVE),
     "quantization": (_NO_COMPRESSION, _REMOVE),
@@ -53,6 +55,10 @@ OLD: dict[str, tuple[str, str]] = {
         "the OpenMP runtime reads it from the environment before Python starts",
         "Set KMP_AFFINITY in the shell.",
     ),
+    **{
+        f"tuning.loggers.{logger}.api_key": (_NO_KEYS, f"Remove it, and set {variable} in the shell.")
+        for logger, variable in (("comet", "COMET_API_KEY"), ("wandb", "WANDB_API_KEY"))
+    },
     "tuning.strategy": (_TUNES_NOTHING, _REMOVE),
     "tuning.objective": (_TUNES_NOTHING, _REMOVE),
     "tuning.multi_objectives": (_TUNES_NOTHING, _REMOVE),

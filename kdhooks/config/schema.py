@@ -14,6 +14,7 @@ from kdhooks.config import leaves as a
 from kdhooks.config.adaptation import domain_adaptation
 from kdhooks.config.criteria import CRITERION
 from kdhooks.config.finetune import FINETUNE
+from kdhooks.config.loggers import LOGGERS
 from kdhooks.config.model import CacheSettings, DistillationSettings, ModelSettings, Settings, TeacherSettings
 from kdhooks.config.rules import Report
 from kdhooks.config.search import auto_distillation
@@ -196,7 +197,11 @@ ROOT = Section(
                         "of the built-in loop; empty: leaves the generators alone",
                         null=True,
                     ),
-                    Key("tensorboard", a.BOOLEAN, False, "write event files beside the checkpoint"),
+                    Key(
+                        "tensorboard", a.SWITCH, "auto", "event files in the run's folder; auto: where it is installed"
+                    ),
+                    Key("report", a.BOOLEAN, True, "compare student and teacher at the end, for the run's page"),
+                    Key("loggers", LOGGERS, None, "who else is told what the run finds"),
                     Key("workspace", _WORKSPACE, {}, "the run's folder"),
                 ),
                 laws.tuning,

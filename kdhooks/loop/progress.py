@@ -1,4 +1,4 @@
-"""What a person sees of the built-in loop: a bar on a terminal, a line an epoch elsewhere, event files if asked for.
+"""What a person sees of the built-in loop: a bar on a terminal, a line an epoch elsewhere.
 
 Rules: only rank 0 shows anything. Text and curves are renewed every `EVERY` steps and not more often, because
 reading the losses waits for the device.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -70,47 +69,6 @@ class Progress:
         best = " (best)" if record["best"] else ""
         epoch = f"epoch {record['epoch']}/{self._last}"
         logger.info("%s: %s, %s%s%s", epoch, text, duration(record["seconds"]), ending, best)
-
-
-class EventFiles:
-    """Scalars for TensorBoard: components and learning rate by step, metrics by epoch.
-
-    Args:
-        folder: of the event files; None writes nothing.
-        step: the first step of this run; what an interrupted run wrote beyond it is hidden.
-
-    Raises:
-        MissingPackageError: what writes them is not installed.
-    """
-
-    def __init__(self, folder: Path | None, *, step: int = 0) -> None:
-        self._writer: Any = None
-        if folder is not None and is_rank_zero():
-            self._writer = self.open(folder, step)
-
-    def open(self, folder: Path, step: int) -> Any:
-        """What writes the files of a backend: it has ``add_scalar(name, value, step)`` and ``close()``."""
-        raise NotImplementedError
-
-    def losses(self, losses: Mapping[str, float], rate: float | None, step: int) -> None:
-        """The components of a step, and the learning rate."""
-        self._add({f"loss/{name}": value for name, value in losses.items()}, step)
-        self._add({} if rate is None else {"learning_rate": rate}, step)
-
-    def metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """What evaluation found after a step."""
-        self._add({f"evaluation/{name}": value for name, value in metrics.items()}, step)
-
-    def _add(self, values: Mapping[str, float], step: int) -> None:
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write what is left."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
 
 
 def described(values: Mapping[str, float], rate: float | None) -> str:

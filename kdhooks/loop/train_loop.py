@@ -83,7 +83,6 @@ class BuiltInLoop:
         self._continued: dict[str, Any] | None = None  # states of an epoch that is continued in its middle
         self._stepped = False
         self._progress = Progress(end_of(self.settings, parts.data.length()) - 1)
-        self._events: Any = None
         if ranks.rank == 0 and distiller.writes_files:
             self.file.clean()
 
@@ -113,6 +112,7 @@ class BuiltInLoop:
 
     def run(self) -> None:
         """Train until the last epoch, or until a signal."""
+        self.distiller.record_begins()
         while self._goes_on():
             self._train_epoch()
             with self.distiller.ledger.part("outside"):
@@ -123,8 +123,6 @@ class BuiltInLoop:
         """Give back what the loop held."""
         self.distiller.ledger.of_built_in_loop(False)
         self._progress.close()
-        if self._events is not None:
-            self._events.close()
 
     def _goes_on(self) -> bool:
         last: int | None = self.settings.steps
@@ -175,7 +173,6 @@ class BuiltInLoop:
         record = self.distiller.history[-1]
         self.parts.rate.judge(record["score"])
         self._progress.end_epoch(record)
-        self._events.metrics(record["metrics"], self.step)
         self.parts.data.end_epoch()
         self.epoch, self.batch = self.epoch + 1, 0
         self._save()
@@ -193,7 +190,7 @@ class BuiltInLoop:
             self._check_finite()
             losses, rate = self.distiller.losses, self.distiller.backend.learning_rate(self.parts.optimizer)
             self._progress.show(losses, rate)
-            self._events.losses(losses, rate, self.step - 1)
+            self.distiller.record_reading(self.step - 1, losses, rate)
         every = self.settings.checkpoint_steps
         if every is not None and before // every != self.step // every:
             self._save()
@@ -239,6 +236,7 @@ class BuiltInLoop:
         states = self._ranks.gather({"start": data.start, "now": data.states(), **self._more_states()})
         if self._ranks.rank == 0:
             self.file.write(self._content(states))
+            self.distiller.record_checkpoint()
         self._ranks.wait()
         self._saved = self.step, self.file.path
 
@@ -246,6 +244,8 @@ class BuiltInLoop:
         """Stand where a checkpoint stood, once the backend has put its states back."""
         position, states = content["position"], content["ranks"][self._ranks.rank]
         self._saved = position["step"], path
+        if path.parent != self.file.path.parent:
+            self.distiller.record_continues(position["step"], path.parent)
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
         self._restore_more(states)
         if self.batch:

@@ -1,8 +1,8 @@
 """Curves over epochs: lines with gaps where a number is missing or not finite, thinned out without a visible trace.
 
-Long lines keep, of all points in one column of pixels, the first, the last, the lowest and the highest: the line that is
-drawn covers the same pixels (M4: Jugel, Jerzak, Hackenbroich and Markl 2014, "M4: a visualization-oriented time series
-data aggregation").
+Long lines keep, of all points in one column of pixels, the first, the last, the lowest and the highest: the line that
+is drawn covers the same pixels (M4: Jugel, Jerzak, Hackenbroich and Markl 2014, "M4: a visualization-oriented time
+series data aggregation").
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def drawn(chart: Chart, width: float, height: float) -> str:
 
     Args:
         chart: what is drawn.
-        width, height: in px.
+        width: in px.
+        height: in px.
     """
     values = [y for line in chart.lines for y in line.ys if y is not None]
     xs = [x for line in chart.lines for x in line.xs]

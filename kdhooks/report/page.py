@@ -1,7 +1,7 @@
 """The page of a run: one HTML file that loads nothing and runs nothing.
 
-Every heading says what was found. All that comes from a user (names, configuration, reasons, texts) is escaped; pictures
-must stand in the record itself.
+Every heading says what was found. All that comes from a user (names, configuration, reasons, texts) is escaped;
+pictures must stand in the record itself.
 """
 
 from __future__ import annotations

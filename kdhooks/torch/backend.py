@@ -23,6 +23,7 @@ from kdhooks.ledger import Stopwatch
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
 from kdhooks.torch.blocks import Blocks
+from kdhooks.torch.comparing import Comparing
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
 from kdhooks.torch.group import Group
@@ -44,7 +45,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend(Blocks, Group):
+class TorchBackend(Blocks, Comparing, Group):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"

@@ -22,7 +22,6 @@ from kdhooks.torch.domains.both import first_rows, joined, rows_of
 from kdhooks.torch.memory_format import follow_strides, input_layout
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, gradient_scaler, needs_closure, non_finite_parameter
-from kdhooks.torch.progress import EventFiles
 from kdhooks.torch.ranks import Ranks
 from kdhooks.torch.train_setup import Parts, prepare
 
@@ -67,7 +66,6 @@ class TrainLoop(BuiltInLoop):
         self._ipex = _under_ipex(self.student, parts) if parts.speed.ipex else None
         if parts.resume is not None:
             self._resume(CheckpointFile(parts.resume))
-        self._events = EventFiles(parts.events, step=self.step)
         self._handle = parts.optimizer.register_step_post_hook(self._note_step)
 
     def close(self) -> None:

@@ -58,7 +58,6 @@ class Parts:
         inputs, input_columns: how a batch is split.
         checkpoint: the file that is written.
         resume: the file that is continued, or None.
-        events: the folder of TensorBoard's files, or None.
         target: the target domain's batches, or None.
         joint: whether both domains go through the student in one batch.
     """
@@ -74,7 +73,6 @@ class Parts:
     input_columns: Any
     checkpoint: Path
     resume: Path | None
-    events: Path | None
     target: TargetBatches | None = None
     joint: bool = False
 
@@ -128,7 +126,6 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
         input_columns=() if loader is None else loader.input_columns,
         checkpoint=conf.workspace / NAME,
         resume=resume,
-        events=conf.workspace / "tensorboard" if tuning.tensorboard else None,
         **_target(distiller, ranks),
     )
 

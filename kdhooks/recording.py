@@ -1,0 +1,146 @@
+"""What a run leaves behind for people: its record, what its loggers are told, and what its page compares.
+
+Rule: a run is what it would be without this: nothing here moves a generator, a mode, a buffer, a gradient or a weight,
+and a failure becomes a sentence in the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableSequence
+from pathlib import Path
+from typing import Any
+
+from kdhooks.config.source import join
+from kdhooks.config.written import without_passwords
+from kdhooks.judging import Judging
+from kdhooks.messages import is_rank_zero
+from kdhooks.runs import Recorder, RunFacts, RunLogger, RunRecord
+from kdhooks.runs.loggers import LoggerError, configured_loggers, guarded
+
+
+class Recording(Judging):
+    """The part of `kdhooks.Distillation` that tells of a run; see there."""
+
+    _recorder = Recorder()
+
+    @property
+    def loggers(self) -> MutableSequence[RunLogger]:
+        """Who is told what the next run finds, beside those of ``tuning.loggers``; see `kdhooks.runs.RunLogger`."""
+        found: MutableSequence[RunLogger] = vars(self).setdefault("_loggers", [])
+        return found
+
+    @loggers.setter
+    def loggers(self, loggers: MutableSequence[RunLogger]) -> None:
+        vars(self)["_loggers"] = loggers
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """The last step's components by name, unweighted, and ``total``; reading waits for the device."""
+        losses = super().losses
+        run = self._run
+        if losses and run is not None and run.attached and not self._fits_by_itself:
+            self._recorder.reading(run.clock.step - 1, losses, self.backend.learning_rate(self.optimizer))
+        return losses
+
+    @property
+    def _fits_by_itself(self) -> bool:
+        """Whether the built-in loop trains, which says itself what it has read, and when it begins."""
+        return self._fitting and self.train_func is None
+
+    # ---- called by the built-in loop ---------------------------------------------------------------
+
+    def record_begins(self) -> None:
+        """The first step comes next.
+
+        Raises:
+            ConfigError: a logger can't begin.
+        """
+        try:
+            self._recorder.begin(0 if self._run is None else self._run.clock.step)
+        except LoggerError as error:
+            raise self._located(error) from None
+
+    def record_reading(self, step: int, losses: Mapping[str, float], rate: float | None) -> None:
+        """The losses of a step were read."""
+        self._recorder.reading(step, losses, rate)
+
+    def record_checkpoint(self) -> None:
+        """A checkpoint was written, with which the record has to agree."""
+        self._recorder.write()
+
+    def record_continues(self, step: int, folder: Path) -> None:
+        """The run goes on from a checkpoint of this folder."""
+        self._recorder.continues(step, folder)
+
+    # ---- a run's course ----------------------------------------------------------------------------
+
+    def _make_recorder(self) -> Recorder:
+        """What tells of the run that begins.
+
+        Raises:
+            ConfigError, MissingPackageError, UsageError: a logger can't be used.
+        """
+        if not (self.writes_files and is_rank_zero()):
+            return Recorder()
+        conf, name = self.conf, self.conf.settings.model.name
+        configuration = conf.to_yaml()
+        loggers = guarded(self.loggers, configured_loggers(conf, by_default=self._fitting))
+        facts = RunFacts(name, conf.workspace, configuration, _flat(conf.to_dict()))
+        record = None
+        if self._fitting or conf.settings.tuning.workspace is not None:
+            record = RunRecord(
+                conf.workspace,
+                name=name,
+                framework=self.backend.name,
+                device=self.backend.device_of(self._student),
+                configuration=configuration,
+                seed=conf.settings.tuning.random_seed,
+            )
+        return Recorder(record, loggers, facts, lambda: self.history)
+
+    def _record_epoch(self, record: Mapping[str, Any]) -> None:
+        run = self._running("on_epoch_end")
+        step = run.clock.step
+        if step:
+            self._recorder.reading(step - 1, run.monitor.last(), record["learning_rate"])
+        self._recorder.epoch(record, step)
+
+    def _tell_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
+        self._recorder.metrics(metrics, epoch=epoch, step=self.step)
+
+    def _finish_record(self) -> None:
+        """The run went well."""
+        self._end_record("finished")
+
+    def _end_record(self, status: str) -> None:
+        recorder, self._recorder = self._recorder, Recorder()
+        recorder.end(status)
+
+    def _located(self, error: LoggerError) -> Exception:
+        """The error of a logger of the configuration, at its place there."""
+        path = join("tuning.loggers", error.logger)
+        if not error.logger or not self.conf.has(path):
+            return error
+        path = join(path, error.key) if error.key else path
+        return self.conf.problem(path, error.message, error.advice, of_key=not error.key)
+
+
+def ending(error: BaseException) -> str:
+    """How a run ended that an error ended: ``stopped`` by a person or the system, or ``failed``."""
+    return "stopped" if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)) else "failed"
+
+
+def _flat(data: Mapping[str, Any], path: str = "") -> dict[str, str | int | float | bool]:
+    """Values by dotted path; lists as text.
+
+    >>> _flat({"a": {"b": 1, "c": ["x", 2]}})
+    {'a.b': 1, 'a.c': "['x', 2]"}
+    """
+    found: dict[str, str | int | float | bool] = {}
+    for key, value in data.items():
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            found |= _flat(value, where)
+        elif value is not None:
+            found[where] = value if isinstance(value, (bool, int, float)) else without_passwords(str(value))
+    return found

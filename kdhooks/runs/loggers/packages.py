@@ -1,0 +1,43 @@
+"""Imports the loggers' own packages without what they do by themselves: telemetry, patches of other modules."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from kdhooks.errors import MissingPackageError
+
+
+def imported(module: str, package: str, purpose: str, **environment: str) -> Any:
+    """A module; where it is not loaded yet, it is imported with these variables, unless the user has set them.
+
+    The variables stay set afterwards only where the package reads them later.
+
+    Raises:
+        MissingPackageError: the package is not installed.
+    """
+    if module in sys.modules and sys.modules[module] is not None:
+        return sys.modules[module]
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the package's own imports; nothing a user of ours could change
+            return import_module(module)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name not in (None, module.split(".")[0]):
+            raise
+        raise MissingPackageError(package, purpose, "loggers") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block the package's own warnings, of deprecations in its own calls, are not shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
