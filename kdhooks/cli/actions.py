@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdhooks.backend import backend_of, load_backend
-from kdhooks.cli import factories
+from kdhooks.cli import factories, reported
 from kdhooks.config import DistillationConf
 from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
@@ -142,7 +142,8 @@ def fit(arguments: Namespace) -> int:
             student = distiller.fit()
         if is_rank_zero():
             distiller.backend.write_weights(student, out)
-            print(_result(distiller, out))
+            page = None if arguments.no_report else reported.page_of(distiller.conf.workspace)
+            print(_result(distiller, out, page))
             if report is not None:
                 print(f"\n{ledger}\nledger: {ledger.save(report)}")
     return 0
@@ -255,7 +256,7 @@ def _either(kinds: tuple[str, ...]) -> str:
     return f"{', '.join(named[:-1])} or {named[-1]}"
 
 
-def _result(distiller: Any, out: Path) -> str:
+def _result(distiller: Any, out: Path, page: Path | None) -> str:
     from kdhooks.history import align
 
     best = next((record for record in reversed(distiller.history) if record["best"]), None)
@@ -268,6 +269,7 @@ def _result(distiller: Any, out: Path) -> str:
         path = distiller.conf.workspace / name
         if path.exists():
             rows.append((title, str(path)))
+    rows += [("report", str(page))] if page is not None else []
     width = max(len(value) for _, value in rows)
     return "\n" + align([(title.ljust(10), value.ljust(width)) for title, value in rows])
 

@@ -15,6 +15,9 @@ WIDTH = 1030
 LETTER = 6.4
 """Width of a letter of 12 px, on average and rather too large."""
 
+BOLD = 7.6
+"""The same of a letter in bold, as texts of the class ``label`` are."""
+
 
 class Drawing:
     """One SVG picture; elements are drawn in the order of the calls.

@@ -55,7 +55,7 @@ def agreement(pages: Pages) -> Section | None:
     if chosen:
         few = len(chosen) < len(confusion.classes)
         note = f"The {len(chosen)} of {len(confusion.classes):,} classes that are confused most." if few else ""
-        figures.append(figure(_matrix(confusion, chosen), "what both say of the same rows", note))
+        figures.append(figure(_matrix(confusion, chosen), "What both say of the same rows", note))
     if apart:
         figures.append(_pairs(confusion, apart))
     body = paragraph(_accuracy(found), "soft") + cells(figures, "two")
@@ -73,8 +73,8 @@ def _finding(found: Mapping[str, Any], confusion: _Confusion) -> str:
 
 def _accuracy(found: Mapping[str, Any]) -> str:
     said = (
-        "Rows: what the teacher says; columns: what the student says. Grey cells are agreement; the darker another "
-        "cell, the more rows they see differently."
+        "Rows: what the teacher says; columns: what the student says. Grey cells are agreement; the stronger the "
+        "colour of another cell, the more often they see that differently."
     )
     accuracy = found.get("accuracy") or {}
     values = {role: value for role in ("teacher", "student") if (value := finite(accuracy.get(role))) is not None}
@@ -124,10 +124,10 @@ def _pairs(confusion: _Confusion, apart: Sequence[tuple[int, int, int]]) -> str:
         ]
         for count, row, column in apart[:_MOST_PAIRS]
     ]
-    head = ["teacher says", "student says", "rows", "of the teacher's"]
+    head = ["teacher says", "student says", "rows", "share"]
     left_out = sum(count for count, _, _ in apart[_MOST_PAIRS:])
     pairs = counted(len(apart) - _MOST_PAIRS, "further pair") if left_out else ""
-    note = f"{counted(left_out, 'more row')} in {pairs}." if left_out else ""
-    return figure(
-        table(head, rows, words=(0, 1), name="most frequent disagreements"), "most frequent disagreements", note
-    )
+    more = f"{counted(left_out, 'more row')} in {pairs}." if left_out else ""
+    note = f"Shares are of the rows of which the teacher says so. {more}".rstrip()
+    title = "Most frequent disagreements"
+    return figure(table(head, rows, words=(0, 1), name=title), title, note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kdhooks.plots.drawing import LETTER, Drawing
+from kdhooks.plots.drawing import BOLD, LETTER, Drawing
 from kdhooks.report.numbers import counted, finite, milliseconds, percent, times
 from kdhooks.report.record import Pages
 from kdhooks.report.section import BROAD, NARROW, Section, both, figure, folded, paragraph, table
@@ -29,7 +29,7 @@ def step_cost(pages: Pages) -> Section | None:
         return None
     parts = _parts(ledger)
     broad, narrow = (_cascade(ledger, parts, width) for width in (BROAD, NARROW))
-    title = f"a step of {milliseconds(1e3 * ledger['step']['mean'])}, on average, from left to right"
+    title = f"A step of {milliseconds(1e3 * ledger['step']['mean'])}, on average, from left to right"
     body = figure(both(broad, narrow), title) + "".join(paragraph(text, "soft") for text in _beside(ledger))
     return Section("ledger", "What a step costs", _finding(ledger), body + _numbers(ledger, parts))
 
@@ -74,7 +74,7 @@ def _cascade(ledger: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]
 
 def _label(drawing: Drawing, at: float, wide: float, y: float, text: str, left: float, width: float) -> None:
     """The numbers of a bar behind it, or before it where there is no room."""
-    needed = LETTER * len(text) + 12
+    needed = BOLD * len(text) + 9
     if at + wide + needed <= width:
         drawing.text(at + wide + 7, y, text, "label")
     elif at - needed >= left:

@@ -13,10 +13,10 @@ from itertools import groupby
 
 from kdhooks.plots.drawing import LETTER, Drawing
 from kdhooks.plots.frame import frame
-from kdhooks.plots.scales import Scale, scale_for
+from kdhooks.plots.scales import Scale, scale_for, tick_texts
 
 _MOST_DOTS = 60
-_TOP, _RIGHT, _BOTTOM = 10, 10, 38
+_TOP, _RIGHT, _BOTTOM = 6, 10, 38
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def drawn(chart: Chart, width: float, height: float) -> str:
         return ""
     drawing = Drawing(width, height, chart.title, chart.about)
     bottom = height - _BOTTOM
-    y = scale_for([*values, *(level.value for level in chart.levels)], bottom, _TOP + 8, log=chart.log)
+    y = scale_for([*values, *(level.value for level in chart.levels)], bottom, _TOP, log=chart.log)
     left = 14 + LETTER * max(len(text) for text in _tick_texts(y))
     apart = max(max(xs) - min(xs), 1.0)
     x = Scale(min(xs) - 0.02 * apart, max(xs) + 0.02 * apart, left, width - _RIGHT)
@@ -116,8 +116,6 @@ def drawn(chart: Chart, width: float, height: float) -> str:
 
 
 def _tick_texts(y: Scale) -> list[str]:
-    from kdhooks.plots.scales import tick_texts
-
     return tick_texts(y.ticks(max(3, int(abs(y.end - y.start) / 34)))) or [""]
 
 

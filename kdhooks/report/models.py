@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kdhooks.measurement.measured import shown
-from kdhooks.plots.drawing import LETTER, Drawing
+from kdhooks.plots.drawing import BOLD, LETTER, Drawing
 from kdhooks.report.headline import cost_sentence
 from kdhooks.report.numbers import Metric, milliseconds, percent, times
 from kdhooks.report.record import Model, Pages
@@ -49,7 +49,7 @@ def _quantities(pages: Pages) -> Iterator[_Quantity]:
     yield _Quantity("parameters", lambda model: model.parameters, _shown("parameters"), _smaller)
     yield _Quantity("size of the file", lambda model: model.file_bytes, _shown("file_size"), _smaller)
     yield _Quantity("latency", lambda model: model.latency[0] if model.latency else None, milliseconds, _faster)
-    yield _Quantity("multiply-accumulates a row", lambda model: model.macs, _shown("macs"), _smaller)
+    yield _Quantity("MACs a row", lambda model: model.macs, _shown("macs"), _smaller)
 
 
 def _metric(metric: Metric) -> _Quantity:
@@ -91,7 +91,7 @@ def _bars(quantity: _Quantity, models: Sequence[Model]) -> str:
     drawing = Drawing(CELL, 2 * _TOP + _ROW * len(rows), f"{quantity.title} of the models", about)
     left = min(96.0, 10 + LETTER * max(len(model.role) for model, _ in rows))
     texts = [quantity.text(value) for _, value in rows]
-    room = CELL - left - 14 - LETTER * max(len(text) for text in texts)
+    room = CELL - left - 10 - BOLD * max(len(text) for text in texts)
     largest = max((abs(value) for _, value in rows), default=0.0) or 1.0
     for place, (model, value) in enumerate(rows):
         y = _TOP + place * _ROW

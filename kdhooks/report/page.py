@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from kdhooks.errors import DataError
+from kdhooks.errors import DataError, UsageError
 from kdhooks.measurement.quantities import duration
 from kdhooks.plots.document import document
 from kdhooks.report import agreement, cost, models, samples, setup, similarity, training
@@ -56,7 +56,7 @@ def write_report(run: str | Path | Mapping[str, Any], out: str | Path | None = N
     Raises:
         DataError: the record is missing, damaged, no record of a run, or of a newer version; or the page can't be
             written.
-        ValueError: `run` is a mapping, and `out` says nothing.
+        UsageError: `run` is a mapping, and `out` says nothing; or `out` is the record itself.
 
     Example:
         >>> write_report("nowhere")
@@ -67,11 +67,14 @@ tuning.workspace.path
     """
     if isinstance(run, Mapping):
         if out is None:
-            raise ValueError("write_report of a mapping needs the file that it shall write: out")
+            raise UsageError("write_report was given no path of a run, so it needs out, the file that it shall write")
         return _write(Path(out), page(run))
-    source = Path(run)
-    record = source / NAME if source.is_dir() else source
-    return _write(record.with_name(FILE) if out is None else Path(out), page(read_run(source), str(record)))
+    record = Path(run) / NAME if Path(run).is_dir() else Path(run)
+    content = read_run(record)
+    path = record.with_name(FILE) if out is None else Path(out)
+    if path.resolve() == record.resolve():
+        raise UsageError(f"the page would be written over the record {record}: name another file")
+    return _write(path, page(content, str(record)))
 
 
 def page(run: Mapping[str, Any], source: str = "the record") -> str:
@@ -125,19 +128,22 @@ def _told(pages: Pages) -> str:
     parts = [counted(len(pages.history), "epoch")]
     parts[0] += f" in {duration(seconds)}" if seconds is not None else ""
     parts[0] += f" on {run['device']}" if run.get("device") else ""
-    parts += [f"began {when}" for when in [_moment(run.get("began"))] if when]
-    parts += [f"ended {when}" for when in [_moment(run.get("ended"))] if when]
-    return ", ".join(parts)
+    return ", ".join([*parts, *_span(run.get("began"), run.get("ended"))])
 
 
-def _moment(text: Any) -> str:
-    """A time as people write it; what is none stays as it is."""
-    try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return str(text) if text else ""
-    zone = found.tzname() or ""
-    return f"{found.day} {found:%B %Y, %H:%M} {zone}".rstrip()
+def _span(began: Any, ended: Any) -> list[str]:
+    """From when to when, as people write it; what is no time is left out."""
+    times = []
+    for text in (began, ended):
+        try:
+            times.append(datetime.fromisoformat(str(text)))
+        except ValueError:
+            continue
+    if not times:
+        return []
+    day, zone = f"{times[0].day} {times[0]:%B %Y}", times[0].tzname() or ""
+    hours = [f"{time:%H:%M}" if time.date() == times[0].date() else f"{time.day} {time:%B %H:%M}" for time in times]
+    return [f"{day}, {' to '.join(dict.fromkeys(hours))} {zone}".rstrip()]
 
 
 def _tiles(pages: Pages) -> str:
@@ -150,7 +156,7 @@ def _tiles(pages: Pages) -> str:
     agreed = finite((pages.run.get("confusion") or {}).get("agreement"))
     tiles += [(f"{100 * agreed:.1f}%", "rows they agree on")] if agreed is not None else []
     if pages.best is not None:
-        tiles.append((f"{pages.best['epoch']}", f"best of {counted(len(pages.history), 'epoch')}"))
+        tiles.append((f"epoch {pages.best['epoch']}", f"the best of {len(pages.history):,}"))
     items = "".join(f"<li><b>{escape(value)}</b><span>{escape(text)}</span></li>" for value, text in tiles)
     return f'<ul class="tiles">{items}</ul>' if tiles else ""
 

@@ -115,8 +115,8 @@ class Pages:
         Without epochs, or where an epoch doesn't tell its steps, they are the steps' own numbers.
         """
         steps = [float(step) for step in (self.run.get("steps") or {}).get("step") or ()]
-        counts = [record.get("steps") for record in self.history]
-        if not counts or not all(isinstance(count, int) and count > 0 for count in counts):
+        counts = [int(finite(record.get("steps")) or 0) for record in self.history]
+        if not counts or min(counts) < 1:
             return steps
         places, at, begin = [], 0, 0
         for step in steps:

@@ -25,7 +25,10 @@ def layers(pages: Pages) -> Section | None:
     if not parts:
         return None
     names = [str(found["student_layers"][at]) for at in rows], [str(found["teacher_layers"][at]) for at in columns]
-    figures = [figure(_map(name, values, *names), f"{name} training", aside=_mean(values)) for name, values in parts]
+    figures = [
+        figure(_map(name, values, *names), f"{name} training".capitalize(), aside=_mean(values))
+        for name, values in parts
+    ]
     intro = (
         "Linear CKA (Kornblith and others 2019) of the outputs of two layers for the same samples: 1 where one is the "
         "other, rotated and scaled, 0 where they have nothing in common. The frame marks the teacher's layer that is "

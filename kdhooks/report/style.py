@@ -13,10 +13,12 @@ STYLE = (
   --h7: #b3daff; --dark: #e4e7ec; --light: #0d1014; } }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 body { padding-top: 32px; }
-header h1 { font-size: 32px; line-height: 1.2; max-width: 26em; margin: 2px 0 10px; letter-spacing: -.01em; }
+header h1 { font-size: 32px; line-height: 1.2; max-width: 30em; margin: 2px 0 10px;
+  letter-spacing: -.01em; text-wrap: balance; }
 .eyebrow { font-size: 13px; font-weight: 600; color: var(--soft); margin: 0 0 2px; overflow-wrap: anywhere; }
 section { margin-top: 44px; scroll-margin-top: 12px; }
-section h2 { font-size: 21px; line-height: 1.3; margin: 0 0 10px; overflow-wrap: anywhere; }
+section h2 { font-size: 21px; line-height: 1.3; margin: 0 0 10px; overflow-wrap: anywhere; text-wrap: balance; }
+figure table { width: 100%; }
 .status { display: inline-block; border: 1px solid currentColor; border-radius: 99px; padding: 0 9px; margin-left: 6px;
   font-size: 12px; }
 .status.finished { color: var(--ok); } .status.failed { color: var(--bad); }
