@@ -51,7 +51,7 @@ def _cascade(ledger: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]
     """A bar a part, each beginning where the one before it ended; names stand above the bars where it is narrow."""
     broad = width > 600
     row = _ROW if broad else _ROW + 14
-    left = 14 + LETTER * max(len(_name(name)) for name, _ in parts) if broad else 2.0
+    left = min(280.0, 14 + LETTER * max(len(_name(name)) for name, _ in parts)) if broad else 2.0
     total = sum(part["mean"] for _, part in parts)
     about = "; ".join(f"{_name(name)} {_text(part)}" for name, part in parts)
     drawing = Drawing(width, row * len(parts) + 8, "the parts of a step", about)
@@ -61,11 +61,12 @@ def _cascade(ledger: Mapping[str, Any], parts: list[tuple[str, Mapping[str, Any]
         wide = room * part["mean"] / total if total else 0.0
         hint = f"{_name(name)}: median {_ms(part['median'])}, quartiles {_ms(part['q1'])} to {_ms(part['q3'])}"
         if broad:
-            drawing.text(left - 10, y + 19, _name(name), "tick", anchor="end")
+            drawing.text(left - 10, y + 19, _name(name), "tick", anchor="end", most=left - 12)
             drawing.bar(at, y + 4, max(1.0, wide), _ROW - 8, _kind(name, part), hint)
             _label(drawing, at, wide, y + 19, _text(part), left, width)
         else:
-            drawing.text(left, y + 12, _name(name), "tick")
+            room_of_name = width - BOLD * len(_text(part)) - 16
+            drawing.text(left, y + 12, _name(name), "tick", most=room_of_name)
             drawing.text(width - 2, y + 12, _text(part), "label", anchor="end")
             drawing.bar(at, y + 18, max(1.0, wide), _ROW - 12, _kind(name, part), hint)
         at += wide

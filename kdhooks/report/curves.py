@@ -92,7 +92,9 @@ def drawn(chart: Chart, width: float, height: float) -> str:
         return ""
     drawing = Drawing(width, height, chart.title, chart.about)
     bottom = height - _BOTTOM
-    y = scale_for([*values, *(level.value for level in chart.levels)], bottom, _TOP, log=chart.log)
+    y = scale_for(
+        [*values, *(level.value for level in chart.levels)], bottom, _TOP + 14 * len(chart.levels), log=chart.log
+    )
     left = 14 + LETTER * max(len(text) for text in _tick_texts(y))
     apart = max(max(xs) - min(xs), 1.0)
     x = Scale(min(xs) - 0.02 * apart, max(xs) + 0.02 * apart, left, width - _RIGHT)

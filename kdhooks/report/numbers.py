@@ -17,8 +17,12 @@ _SHARES = (
 
 def _speaks_of(name: str, words: Sequence[str]) -> bool:
     """Whether one of these words is in a name; short ones must stand alone, as ``wer`` does not in ``answer``."""
-    parts = re.findall(r"[a-z]+", name.lower())
-    return any(part == word or (len(word) > 4 and word in part) for part in parts for word in words)
+    parts = re.findall(r"[a-z]+\d*", name.lower())
+    return any(
+        word in (part, part.rstrip("0123456789")) or (len(word) > 4 and word in part)
+        for part in parts
+        for word in words
+    )
 
 
 def finite(value: Any) -> float | None:
@@ -113,12 +117,12 @@ class Metric:
         >>> Metric.of("perplexity", [12.3]).text(12.345)
         '12.35'
         """
-        sizes = [abs(value) for value in values]
-        share = _speaks_of(name, _SHARES) and bool(sizes) and max(sizes) <= 100
+        known = list(values)
+        share = _speaks_of(name, _SHARES) and bool(known) and min(known) >= 0 and max(known) <= 100
         higher = not _speaks_of(name, _LOWER) if higher is None else higher
         if not share:
             return cls(name, higher)
-        return cls(name, higher, 100.0 if max(sizes) <= 1.0 else 1.0, "%")
+        return cls(name, higher, 100.0 if max(known) <= 1.0 else 1.0, "%")
 
     def text(self, value: float | None) -> str:
         """A value with its unit."""
