@@ -49,7 +49,7 @@ def _quantities(pages: Pages) -> Iterator[_Quantity]:
     yield _Quantity("parameters", lambda model: model.parameters, _shown("parameters"), _smaller)
     yield _Quantity("size of the file", lambda model: model.file_bytes, _shown("file_size"), _smaller)
     yield _Quantity("latency", lambda model: model.latency[0] if model.latency else None, milliseconds, _faster)
-    yield _Quantity("MACs a row", lambda model: model.macs, _shown("macs"), _smaller)
+    yield _Quantity("MACs a row", lambda model: model.macs, _macs, _smaller)
 
 
 def _metric(metric: Metric) -> _Quantity:
@@ -64,6 +64,11 @@ def _metric(metric: Metric) -> _Quantity:
 
 def _shown(name: str) -> Callable[[float], str]:
     return lambda value: shown(name, value)
+
+
+def _macs(value: float) -> str:
+    """Without the unit, which the title has."""
+    return shown("macs", value).removesuffix("MACs").rstrip()
 
 
 def _smaller(student: float, teacher: float) -> str:

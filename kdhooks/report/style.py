@@ -12,7 +12,7 @@ STYLE = (
   --h0: #1c222a; --h1: #22303e; --h2: #294053; --h3: #32526d; --h4: #3f6a8f; --h5: #5c97c8; --h6: #7db6e6;
   --h7: #b3daff; --dark: #e4e7ec; --light: #0d1014; } }
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body { padding-top: 32px; }
+body { padding-top: 32px; overflow-wrap: anywhere; }
 header h1 { font-size: 32px; line-height: 1.2; max-width: 30em; margin: 2px 0 10px;
   letter-spacing: -.01em; text-wrap: balance; }
 .eyebrow { font-size: 13px; font-weight: 600; color: var(--soft); margin: 0 0 2px; overflow-wrap: anywhere; }
