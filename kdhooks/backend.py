@@ -199,6 +199,9 @@ class Backend(Protocol):
     def device_of(self, model: Any) -> str:
         """Where a model computes, in words."""
 
+    def looks(self, distiller: Any) -> Any:
+        """The distiller's models and evaluation data for the page of its run: a `kdhooks.compared.Looks`."""
+
     def first_inputs(self, dataloader: Any, conf: Any) -> Any:
         """The model's inputs in the first batch of a loader, as `fit()` takes batches; None where it serves none.
 

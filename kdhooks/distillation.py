@@ -95,9 +95,11 @@ class Distillation(Recording):
         finetuning = backend.finetuning(self, self._transferred, self._pending_state is not None)
         if finetuning is not None:  # before a teacher that begins as the student is made
             self._transferred, criteria = finetuning.done, (*criteria, *finetuning.criteria)
+        if self._pending_state is None:
+            self._look_before(recorder)
         teachers = backend.teachers(teachers_by_name(self._teacher), self._student, self.conf)
         self._run = Run(backend, criteria, self._student, teachers, epoch=settings.distillation.train.start_epoch)
-        self._run.ledger = self._ledger
+        self._run.ledger, self._profiled = self._ledger, None
         try:
             backend.bind(criteria, self._student, teachers, self)
             self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))

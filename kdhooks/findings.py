@@ -19,6 +19,7 @@ class Findings(Participants):
     """The part of `kdhooks.Distillation` that a user reads; see there."""
 
     _ledger: Ledger = OFF
+    _profiled: StepLedger | None = None  # the last one of this run
 
     @property
     def losses(self) -> dict[str, float]:
@@ -112,6 +113,7 @@ class Findings(Participants):
         ledger = StepLedger(steps)
         ledger.open()
         self._put_ledger(ledger)
+        self._profiled = ledger
         if self._run is not None and self._run.attached:
             ledger.began(self.backend.stopwatch(self._student))
         try:

@@ -59,7 +59,7 @@ class Judging(Findings):
         if self._run is None or self._run.clock.step == 0:
             logger.warning("nothing was distilled: train_func never called on_after_compute_loss")
         elif evaluate is not None and not (self._run.history and self._run.history[-1]["metrics"]):
-            last = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}
+            last: dict[str, Any] = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}
             last |= self._run.judge(self._student, evaluate, epoch=last["epoch"])
             self._tell_metrics(last["metrics"], last["epoch"])
 

@@ -10,18 +10,25 @@ from collections.abc import Mapping, MutableSequence
 from pathlib import Path
 from typing import Any
 
+from kdhooks.compared import look_after, look_before
 from kdhooks.config.source import join
 from kdhooks.config.written import without_passwords
 from kdhooks.judging import Judging
+from kdhooks.ledger import StepLedger
 from kdhooks.messages import is_rank_zero
 from kdhooks.runs import Recorder, RunFacts, RunLogger, RunRecord
 from kdhooks.runs.loggers import LoggerError, configured_loggers, guarded
+
+_NOT_ASKED = "tuning.report is false"
+_NO_DATA = "there are no evaluation data"
+_NOT_PROFILED = "no step was profiled: kdhooks fit --profile, or distiller.profile(), times them"
 
 
 class Recording(Judging):
     """The part of `kdhooks.Distillation` that tells of a run; see there."""
 
     _recorder = Recorder()
+    _trains = False  # whether the record that is kept is one of fit()
 
     @property
     def loggers(self) -> MutableSequence[RunLogger]:
@@ -87,6 +94,7 @@ class Recording(Judging):
         loggers = guarded(self.loggers, configured_loggers(conf, by_default=self._fitting))
         facts = RunFacts(name, conf.workspace, configuration, _flat(conf.to_dict()))
         record = None
+        self._trains = self._fitting
         if self._fitting or conf.settings.tuning.workspace is not None:
             record = RunRecord(
                 conf.workspace,
@@ -108,9 +116,37 @@ class Recording(Judging):
     def _tell_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         self._recorder.metrics(metrics, epoch=epoch, step=self.step)
 
+    def _look_before(self, recorder: Recorder) -> None:
+        """Compare the models before the first step, while nothing of ours is on them."""
+        if recorder.record is not None and self._compares:
+            look_before(lambda: self.backend.looks(self), recorder.record)
+
     def _finish_record(self) -> None:
-        """The run went well."""
+        """The run went well: compare, and write all of it."""
+        record, run = self._recorder.record, self._run
+        if record is not None and run is not None:
+            record.put("ledger", self._ledger_found(), _NOT_PROFILED)
+            if self._compares:
+                seconds = sum(one.get("seconds", 0.0) for one in self.history)
+                with self._ledger.part("outside"):
+                    look_after(lambda: self.backend.looks(self), self.backend, record, self.history, seconds)
+            else:
+                reason = _NO_DATA if self.conf.settings.tuning.report else _NOT_ASKED
+                for section in ("models", "similarity", "confusion", "disagreements"):
+                    record.put(section, None, reason)
         self._end_record("finished")
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the page compares: in `fit()`, and elsewhere where there are evaluation data."""
+        evaluation = self.conf.settings.evaluation
+        data = self.eval_dataloader is not None or (evaluation is not None and evaluation.dataloader is not None)
+        return self.conf.settings.tuning.report and (self._trains or data)
+
+    def _ledger_found(self) -> dict[str, Any] | None:
+        """That of the profile that is open, or of the last one of this run."""
+        found = self._ledger if isinstance(self._ledger, StepLedger) else self._profiled
+        return None if found is None else found.to_dict() | ({} if found.options else {"options": self._options()})
 
     def _end_record(self, status: str) -> None:
         recorder, self._recorder = self._recorder, Recorder()

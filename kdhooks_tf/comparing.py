@@ -13,6 +13,12 @@ class Comparing:
         found = dict.fromkeys(_short(variable) for variable in model.variables)
         return ", ".join(filter(None, found)) or "cpu"
 
+    def looks(self, distiller: Any) -> Any:
+        """The distiller's models and evaluation data, for the page of its run."""
+        from kdhooks_tf.looks import TensorFlowLooks
+
+        return TensorFlowLooks(distiller)
+
 
 def _short(variable: Any) -> str:
     """``cpu:0`` of ``/job:localhost/replica:0/task:0/device:CPU:0``."""

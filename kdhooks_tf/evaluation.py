@@ -6,6 +6,7 @@ The model is called with ``training=False``, in a traced function where the loop
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -13,7 +14,7 @@ from weakref import WeakKeyDictionary, ref
 import tensorflow as tf
 
 from kdhooks.config.model import EvaluationSettings
-from kdhooks.loop.batches import split_batch
+from kdhooks.loop.batches import Batch, split_batch
 from kdhooks.loop.parts import located
 from kdhooks.loop.training_data import jumps
 from kdhooks.messages import logger
@@ -64,6 +65,7 @@ class Evaluation:
     Attributes:
         higher_is_better: of the score.
         names: of the metrics.
+        loader: of the evaluation data.
     """
 
     def __init__(self, distiller: Any) -> None:
@@ -84,7 +86,7 @@ class Evaluation:
             distiller.eval_dataloader = located(
                 conf, f"{path}.dataloader", lambda: build_dataloader(loader, seed=seed, train=False)
             )
-        self._loader = distiller.eval_dataloader
+        self.loader = distiller.eval_dataloader
         self._generators = distiller.backend
         self._forward: tuple[Any, Any] | None = None
         self.higher_is_better: bool = self._metrics.higher_is_better
@@ -93,7 +95,7 @@ class Evaluation:
 
     def belongs_to(self, distiller: Any) -> bool:
         """Whether this is still what the distiller's configuration and loader mean."""
-        return distiller.conf.settings is self._conf_settings and distiller.eval_dataloader is self._loader
+        return distiller.conf.settings is self._conf_settings and distiller.eval_dataloader is self.loader
 
     def __call__(self, model: Any) -> tuple[dict[str, float], float, bool]:
         """The metrics by name, their score, and whether a higher score is better."""
@@ -108,15 +110,38 @@ class Evaluation:
         return values, self._metrics.score(values), self.higher_is_better
 
     def _measure(self, model: Any) -> None:
-        if jumps(self._loader):
-            self._loader.set_epoch(0)  # the same batches at every evaluation
         forward = self._function(model)
-        for batch in islice(served(self._loader), self._settings.iteration):
+        for parts in self.batches():
+            self._metrics.update(*self._postprocess(forward(parts.input), parts.target))
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the evaluation data as tensors, the same at every evaluation."""
+        if jumps(self.loader):
+            self.loader.set_epoch(0)
+        for batch in islice(served(self.loader), self._settings.iteration):
             columns = self._columns
             if isinstance(batch, (tuple, list)) and len(batch) == 3 and not columns["input_columns"]:
                 batch = batch[:2]  # Keras's third is the weight of the samples, which metrics of ours don't take
-            parts = split_batch(as_tensors(batch), **columns)
-            self._metrics.update(*self._postprocess(forward(parts.input), parts.target))
+            yield split_batch(as_tensors(batch), **columns)
+
+    def forward_of(self, model: Any) -> Callable[[Batch], tuple[Any, Any]]:
+        """A function that gives a model's output for a batch, and the batch's target, as metrics get them."""
+        forward = _forward(ref(model))
+
+        def run(parts: Batch) -> tuple[Any, Any]:
+            with precision_scope(model, self._precision):
+                found: tuple[Any, Any] = self._postprocess(forward(parts.input), parts.target)
+            return found
+
+        return run
+
+    def count_batches(self) -> int | None:
+        """How many batches an evaluation looks at, where the loader tells."""
+        try:
+            count = len(self.loader)
+        except TypeError:
+            return self._settings.iteration
+        return count if self._settings.iteration is None else min(count, self._settings.iteration)
 
     def _function(self, model: Any) -> Any:
         """The model's forward, traced once for each model."""

@@ -135,7 +135,7 @@ def layer_similarity(student: Any, teacher: Any, inputs: Iterable[Any]) -> Layer
         stack.enter_context(untouched(None))
         sides = [stack.enter_context(_Side(student, "student")), stack.enter_context(_Side(teacher, "teacher"))]
         for given in map(as_tensors, inputs):
-            count = _rows(given)
+            count = rows_of(given)
             if count < FEWEST_ROWS:
                 continue
             cka.add_grams(*(side.grams(given, count) for side in sides))
@@ -187,7 +187,7 @@ class _Side:
 
     def _gram(self, layer: SeenLayer, rows: int) -> Array:
         calls = self._taps.slots[layer.name, False].read()
-        found = dict(_features(calls[-1], rows)).get(layer.selector) if calls else None
+        found = dict(features(calls[-1], rows)).get(layer.selector) if calls else None
         if found is None:
             about = f"{self._taps.role} {self._taps.kind}: layer {layer.name!r}"
             raise ModelError(f"{about} gave a feature in the first batch and none in a later one")
@@ -198,7 +198,7 @@ class _Side:
         found: dict[bytes, tuple[SeenLayer, Array]] = {}
         for name, _ in self._taps.order():
             calls = self._taps.slots[name, False].read()
-            for selector, feature in _features(calls[-1], rows) if calls else ():
+            for selector, feature in features(calls[-1], rows) if calls else ():
                 gram = centered_gram(feature)
                 if not np.isfinite(gram).all():
                     continue
@@ -213,7 +213,7 @@ class _Side:
         return [gram for _, gram in found.values()]
 
 
-def _features(value: Any, rows: int) -> Iterator[tuple[str, Tensor]]:
+def features(value: Any, rows: int) -> Iterator[tuple[str, Tensor]]:
     """The features in what a layer returned, each with its selector."""
     if tf.is_tensor(value):
         parts: list[tuple[str, Any]] = [("", value)]
@@ -233,7 +233,7 @@ def _checked(feature: Any) -> Any:
     return feature
 
 
-def _rows(given: Any) -> int:
+def rows_of(given: Any) -> int:
     """The size of a batch."""
     found = [len(one) for one in tf.nest.flatten(given) if tf.is_tensor(one) and one.shape.rank]
     return found[0] if found else 0

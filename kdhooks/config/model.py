@@ -243,10 +243,10 @@ class TuningSettings:
 
     random_seed: int | None = 1978
     tensorboard: bool | str = "auto"
-    report: bool = True
-    loggers: LoggerSettings | None = None
     workspace: str | None = None
     resume: bool | str = False
+    report: bool = True
+    loggers: LoggerSettings | None = None
 
 
 @dataclass(frozen=True)

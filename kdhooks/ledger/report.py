@@ -53,7 +53,7 @@ def as_dict(ledger: StepLedger) -> dict[str, Any]:
         "versions": versions(),
         "device": ledger.watch.device,
         "options": ledger.options,
-        "seconds": ledger.seconds,
+        "seconds": ledger.seconds or ledger.so_far(),
         "steps": rows.count,
         "first_step": _first(ledger.first),
         "outside_seconds": rows.sums.get(OUTSIDE, 0.0) + ledger.first.get(OUTSIDE, 0.0),

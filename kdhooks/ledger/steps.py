@@ -148,6 +148,10 @@ class StepLedger(Ledger):
         self._settle(wait=True)
         self.seconds = time.perf_counter() - self._opened
 
+    def so_far(self) -> float:
+        """Seconds since opening, of a ledger that is still open; 0 of one that never was."""
+        return time.perf_counter() - self._opened if self._active else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """All that is known, as plain data for JSON; times in seconds. See docs/ledger.md for its keys."""
         from kdhooks.ledger.report import as_dict

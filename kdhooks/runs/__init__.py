@@ -1,7 +1,7 @@
 """What a run leaves on disk for people and pages: its record, and what loggers are told.
 
-Rules: no framework. A record is plain JSON that is written whole or not at all, by rank 0; whoever reads it gets a clear
-error where it is missing, damaged or of a newer version. What looks at a run never ends it.
+Rules: no framework. A record is plain JSON that is written whole or not at all, by rank 0; whoever reads it gets a
+clear error where it is missing, damaged or of a newer version. What looks at a run never ends it.
 """
 
 from kdhooks.runs.files import NAME, read_run

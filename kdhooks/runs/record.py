@@ -16,6 +16,7 @@ from kdhooks.runs.curves import Curves
 from kdhooks.runs.files import NAME, read_run, write_run
 
 SECTIONS = ("ledger", "similarity", "confusion")
+_BEFORE = ("student_layers", "teacher_layers", "before")
 _UNDER_WAY = "the run has not ended"
 
 
@@ -34,7 +35,7 @@ class RunRecord:
         path: of the file.
         models: by name, what is known of them.
         missing: why a section is not there.
-        unfinished: what a resumed run needs and the record of a finished one has not.
+        unfinished: what a resumed run needs; ``resume`` in the file.
     """
 
     def __init__(
@@ -81,7 +82,10 @@ class RunRecord:
             return
         self._began, self._before = former.get("began") or self._began, former.get("seconds") or 0.0
         self._curves = Curves.from_dict(former["steps"], before=step)
-        self.unfinished = dict(former.get("unfinished") or {})
+        self.unfinished = dict(former.get("resume") or {})
+        similarity = former.get("similarity")
+        if similarity and similarity.get("before"):  # of a run that had ended, and is made longer
+            self.unfinished["similarity"] = {key: similarity[key] for key in _BEFORE}
 
     def content(self, history: Sequence[Mapping[str, Any]], status: str) -> dict[str, Any]:
         """All that is known, as the file has it; ``docs/logging.md`` describes its keys."""
@@ -107,7 +111,8 @@ class RunRecord:
             "disagreements": self._disagreements,
             "missing": missing,
         }
-        return found if status == "finished" else found | {"unfinished": self.unfinished}
+        done = ("similarity",) if status == "finished" else ()
+        return found | {"resume": {key: value for key, value in self.unfinished.items() if key not in done}}
 
     def write(self, history: Sequence[Mapping[str, Any]], status: str = "running") -> None:
         """Replace the file; a folder that can't be written is said once, and the run goes on."""

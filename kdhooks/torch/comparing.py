@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 
@@ -18,3 +20,9 @@ class Comparing:
             for device in found
         ]
         return ", ".join(names) or "cpu"
+
+    def looks(self, distiller: Any) -> Any:
+        """The distiller's models and evaluation data, for the page of its run."""
+        from kdhooks.torch.looks import TorchLooks
+
+        return TorchLooks(distiller, self)

@@ -7,7 +7,7 @@ same score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from torch import nn
 
 from kdhooks.config.model import EvaluationSettings, ThreadSettings
 from kdhooks.domains import VALIDATORS, adapts
-from kdhooks.loop.batches import split_batch
+from kdhooks.loop.batches import Batch, split_batch
 from kdhooks.loop.parts import located
 from kdhooks.messages import logger
 from kdhooks.speed import Choice
@@ -72,6 +72,7 @@ class Evaluation:
     Attributes:
         higher_is_better: of the score.
         names: of the metrics.
+        loader: of the evaluation data.
     """
 
     def __init__(self, distiller: Any) -> None:
@@ -94,14 +95,14 @@ class Evaluation:
             distiller.eval_dataloader = located(
                 conf, f"{path}.dataloader", lambda: build_dataloader(loader, seed=seed, train=False)
             )
-        self._loader = distiller.eval_dataloader
+        self.loader = distiller.eval_dataloader
         self._generators = distiller.backend
         self.higher_is_better: bool = self._metrics.higher_is_better
         self.names: tuple[str, ...] = self._metrics.names
 
     def belongs_to(self, distiller: Any) -> bool:
         """Whether this is still what the distiller's configuration and loader mean."""
-        return distiller.conf.settings is self._conf_settings and distiller.eval_dataloader is self._loader
+        return distiller.conf.settings is self._conf_settings and distiller.eval_dataloader is self.loader
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], float, bool]:
@@ -117,18 +118,40 @@ class Evaluation:
         return values, self._metrics.score(values), self.higher_is_better
 
     def _measure(self, model: nn.Module) -> None:
+        forward = self.forward_of(model)
+        for parts in self.batches():
+            self._metrics.update(*forward(parts))
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the evaluation data, the same at every evaluation."""
+        if isinstance(self.loader, EpochLoader):
+            self.loader.set_epoch(0)
+        for batch in islice(self.loader, self._settings.iteration):
+            yield split_batch(batch, **self._columns)
+
+    def forward_of(self, model: nn.Module) -> Callable[[Batch], tuple[Any, Any]]:
+        """A function that gives a model's output for a batch, and the batch's target, as metrics get them."""
         first = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
         move = batch_mover(first)
         choice = choice_of(model) or self._choice
         lay = input_layout(choice.channels_last)
-        if isinstance(self._loader, EpochLoader):
-            self._loader.set_epoch(0)  # the same batches at every evaluation
-        for batch in islice(self._loader, self._settings.iteration):
-            parts = split_batch(batch, **self._columns)
+
+        def forward(parts: Batch) -> tuple[Any, Any]:
             args, kwargs = as_call(lay(move(parts.input)))
             with autocast(choice.precision, first):
                 output = model(*args, **kwargs)
-            self._metrics.update(*self._postprocess(output, move(parts.target)))
+            found: tuple[Any, Any] = self._postprocess(output, move(parts.target))
+            return found
+
+        return forward
+
+    def count_batches(self) -> int | None:
+        """How many batches an evaluation looks at, where the loader tells."""
+        try:
+            count = len(self.loader)
+        except TypeError:
+            return self._settings.iteration
+        return count if self._settings.iteration is None else min(count, self._settings.iteration)
 
 
 def _use_interop_threads(count: int | None) -> None:

@@ -143,7 +143,7 @@ def layer_similarity(student: nn.Module, teacher: nn.Module, inputs: Iterable[An
         stack.enter_context(torch.no_grad())
         sides = [stack.enter_context(_Side(student, "student")), stack.enter_context(_Side(teacher, "teacher"))]
         for given in inputs:
-            count = _rows(given)
+            count = rows_of(given)
             if count < FEWEST_ROWS:
                 continue
             grams = [side.grams(given, count) for side in sides]
@@ -202,7 +202,7 @@ class _Side:
 
     def _gram(self, layer: SeenLayer, rows: int) -> Tensor:
         calls = self._taps.slots[layer.name, False].read()
-        found = dict(_features(calls[-1], rows)).get(layer.selector) if calls else None
+        found = dict(features(calls[-1], rows)).get(layer.selector) if calls else None
         if found is None:
             about = f"{self._taps.role} {self._taps.kind}: layer {layer.name!r}"
             raise ModelError(f"{about} gave a feature in the first batch and none in a later one")
@@ -213,7 +213,7 @@ class _Side:
         found: dict[bytes, tuple[SeenLayer, Tensor]] = {}
         for name, _ in self._taps.order():
             calls = self._taps.slots[name, False].read()
-            for selector, feature in _features(calls[-1], rows):
+            for selector, feature in features(calls[-1], rows):
                 gram = centered_gram(feature)
                 if not torch.isfinite(gram).all():
                     continue
@@ -228,7 +228,7 @@ class _Side:
         return [gram for _, gram in found.values()]
 
 
-def _features(value: Any, rows: int) -> Iterator[tuple[str, Tensor]]:
+def features(value: Any, rows: int) -> Iterator[tuple[str, Tensor]]:
     """The features in what a layer returned, each with its selector."""
     if isinstance(value, Tensor):
         parts: list[tuple[str, Any]] = [("", value)]
@@ -253,7 +253,7 @@ def _checked(feature: Tensor) -> Tensor:
     return feature
 
 
-def _rows(given: Any) -> int:
+def rows_of(given: Any) -> int:
     """The size of a batch."""
     found: list[int] = []
 

@@ -114,7 +114,7 @@ def test_refused_criteria_are_refused_in_a_list_too():
         ("evaluation.accuracy.multi_metrics", {"weight": [1.0]}, None),
         ("tuning.random_seed", 2**32, "expected a whole number from 0 to 4294967295, got 4294967296"),
         ("tuning.workspace.resume", 3, "expected true, false or the path of a checkpoint, got 3"),
-        ("tuning.tensorboard", "true", "expected true or false, got 'true'\n  Write it without quotes: true"),
+        ("tuning.tensorboard", "true", "expected true, false or auto, got 'true'\n  Write it without quotes: true"),
     ],
 )
 def test_wrong_values_say_what_was_expected(path, value, text):

@@ -8,10 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from kdhooks.errors import MissingPackageError
-from kdhooks.torch.progress import EventFiles
 from tests.torch.training_runs import batches, distillation, settings
 
 
@@ -56,25 +53,3 @@ def count_reads(subject: object, reads: list[int]) -> None:
     run = subject._run  # type: ignore[attr-defined]
     losses = run.losses
     run.losses = lambda: (reads.append(run.clock.step), losses())[1]
-
-
-def test_tensorboard_gets_components_rate_and_metrics(tmp_path: Path) -> None:
-    conf = settings(tmp_path, end_epoch=1)
-    conf["tuning"]["tensorboard"] = True
-    distiller = distillation(conf, batches(60, size=2))
-    distiller.eval_dataloader = batches(1, seed=4)
-    distiller.fit()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    tags = sorted(events.Tags()["scalars"])
-    assert tags == ["evaluation/top1", "learning_rate", "loss/CE", "loss/KL", "loss/total"]
-    assert [event.step for event in events.Scalars("loss/total")] == [49]
-    assert [event.step for event in events.Scalars("evaluation/top1")] == [60]
-    assert events.Scalars("evaluation/top1")[0].value == pytest.approx(distiller.history[0]["metrics"]["top1"])
-
-
-def test_tensorboard_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingPackageError) as caught:
-        EventFiles(tmp_path)
-    assert str(caught.value) == "tuning.tensorboard needs the package 'tensorboard': pip install 'kdhooks[report]'"

@@ -1,8 +1,8 @@
 """Event files for TensorBoard, written by hand.
 
 The writers that torch and TensorBoard bring import TensorFlow wherever it is installed, which takes seconds and a
-gigabyte, for a format of a few lines: a file of TFRecords (a length, a masked CRC-32C of it, the data, and theirs), each
-of which is an `Event` message of protocol buffers.
+gigabyte, for a format of a few lines: a file of TFRecords (a length, a masked CRC-32C of it, the data, and theirs),
+each of which is an `Event` message of protocol buffers.
 """
 
 from __future__ import annotations
