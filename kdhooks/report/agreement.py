@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdhooks.compared.rows import OTHERS
 from kdhooks.report.heat import Grid, drawn
 from kdhooks.report.numbers import Metric, counted, finite, percent
 from kdhooks.report.record import Pages
@@ -21,13 +22,19 @@ class _Confusion:
     classes: Sequence[str]
     counts: Sequence[Sequence[int]]
 
+    def single(self) -> list[int]:
+        """The places of classes; the last one of many may stand for all others, and is none."""
+        last = len(self.classes) - 1
+        return [at for at, name in enumerate(self.classes) if at < last or name != OTHERS or last < _MOST_CLASSES]
+
     def apart(self) -> list[tuple[int, int, int]]:
         """Count, row and column of all disagreements, the most frequent first."""
+        single = self.single()
         found = [
             (count, row, column)
-            for row, line in enumerate(self.counts)
-            for column, count in enumerate(line)
-            if row != column and count
+            for row in single
+            for column in single
+            if row != column and (count := self.counts[row][column])
         ]
         return sorted(found, key=lambda one: (-one[0], one[1], one[2]))
 
@@ -39,7 +46,7 @@ class _Confusion:
         for count, row, column in self.apart():
             weights[row] += count
             weights[column] += count
-        ranked = sorted(range(len(weights)), key=lambda at: (-weights[at], at))
+        ranked = sorted(self.single(), key=lambda at: (-weights[at], at))
         return sorted(at for at in ranked[:_SHOWN_CLASSES] if weights[at])
 
 
@@ -54,7 +61,7 @@ def agreement(pages: Pages) -> Section | None:
     chosen = confusion.drawn_classes()
     if chosen:
         few = len(chosen) < len(confusion.classes)
-        note = f"The {len(chosen)} of {len(confusion.classes):,} classes that are confused most." if few else ""
+        note = f"Only the {counted(len(chosen), 'class', 'classes')} that are confused most." if few else ""
         figures.append(figure(_matrix(confusion, chosen), "What both say of the same rows", note))
     if apart:
         figures.append(_pairs(confusion, apart))
@@ -72,9 +79,11 @@ def _finding(found: Mapping[str, Any], confusion: _Confusion) -> str:
 
 
 def _accuracy(found: Mapping[str, Any]) -> str:
+    teacher = found.get("teacher") or "teacher"
+    named = "" if teacher == "teacher" else f" {teacher}"
     said = (
-        "Rows: what the teacher says; columns: what the student says. Grey cells are agreement; the stronger the "
-        "colour of another cell, the more often they see that differently."
+        f"Rows: what the teacher{named} says; columns: what the student says. Grey cells are agreement; the stronger "
+        "the colour of another cell, the more often they see that differently."
     )
     accuracy = found.get("accuracy") or {}
     values = {role: value for role in ("teacher", "student") if (value := finite(accuracy.get(role))) is not None}

@@ -36,7 +36,7 @@ def _course(pages: Pages) -> str:
         values = [value for value in pages.column("metrics", metric.name) if value is not None]
         if values:
             best = max(values) if metric.higher else min(values)
-            return f"The student reached {metric.name} {metric.text(best)} in {epochs}"
+            return f"The student reached {metric.label} {metric.text(best)} in {epochs}"
     totals = [value for value in pages.column("losses", "total") if value is not None]
     if len(totals) > 1:
         return f"The loss went from {number(totals[0])} to {number(totals[-1])} in {epochs}"
@@ -49,7 +49,7 @@ def _quality(pages: Pages) -> str:
     if found is None:
         return ""
     metric, student, teacher, whose = found
-    name, ours, theirs = metric.name, metric.text(student), metric.text(teacher)
+    name, ours, theirs = metric.label, metric.text(student), metric.text(teacher)
     if ours == theirs:
         return f"matches {whose} {name} ({ours})"
     if student > teacher if metric.higher else student < teacher:

@@ -59,7 +59,7 @@ def _metric(metric: Metric) -> _Quantity:
         word = "above" if student > teacher else "below"
         return f"{metric.apart(student, teacher)} {word} the teacher"
 
-    return _Quantity(metric.name, lambda model: model.metrics.get(metric.name), metric.text, verdict)
+    return _Quantity(metric.label, lambda model: model.metrics.get(metric.name), metric.text, verdict)
 
 
 def _shown(name: str) -> Callable[[float], str]:

@@ -124,6 +124,16 @@ class Metric:
             return cls(name, higher)
         return cls(name, higher, 100.0 if max(known) <= 1.0 else 1.0, "%")
 
+    @property
+    def label(self) -> str:
+        """The name as people say it.
+
+        >>> Metric("top1").label, Metric("topk").label, Metric("accuracy").label
+        ('top-1 accuracy', 'top-k accuracy', 'accuracy')
+        """
+        found = re.fullmatch(r"top\W?(\d+|k)", self.name.lower())
+        return f"top-{found[1]} accuracy" if found else self.name
+
     def text(self, value: float | None) -> str:
         """A value with its unit."""
         if value is None:

@@ -151,7 +151,7 @@ def _tiles(pages: Pages) -> str:
     found = decisive(pages)
     if found is not None:
         metric, student, teacher, whose = found
-        tiles.append((metric.text(student), f"{metric.name} of the student"))
+        tiles.append((metric.text(student), f"{metric.label} of the student"))
         tiles.append((metric.text(teacher), f"{whose.removeprefix('the ').removesuffix(chr(39) + 's')}"))
     agreed = finite((pages.run.get("confusion") or {}).get("agreement"))
     tiles += [(f"{100 * agreed:.1f}%", "rows they agree on")] if agreed is not None else []

@@ -74,8 +74,9 @@ def missing(pages: Pages, shown: set[str]) -> Section | None:
     absent |= {name: reason for name, reason in reasons.items() if name not in shown}
     if not absent:
         return None
+    unsaid = "the run's record has none and gives no reason"
     rows = [
-        [_SECTIONS.get(name, name), str(reason or "the run's record has none and gives no reason")]
+        [_SECTIONS.get(name, name.replace("models.", "numbers of the ")), str(reason or unsaid)]
         for name, reason in absent.items()
     ]
     count = len(rows)

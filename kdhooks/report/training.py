@@ -20,9 +20,9 @@ def metrics(pages: Pages) -> Section | None:
     charts = [(metric, _metric(pages, metric)) for metric in shown]
     if len(charts) == 1:
         metric, chart = charts[0]
-        body = figure(both(drawn(chart, BROAD, 300), drawn(chart, NARROW, 230)), metric.name, _note(pages, chart))
+        body = figure(both(drawn(chart, BROAD, 300), drawn(chart, NARROW, 230)), metric.label, _note(pages, chart))
     else:
-        body = cells(figure(drawn(chart, CELL, 210), metric.name, _note(pages, chart)) for metric, chart in charts)
+        body = cells(figure(drawn(chart, CELL, 210), metric.label, _note(pages, chart)) for metric, chart in charts)
     return Section("metrics", "Metrics per epoch", _finding(pages, shown[0]), body)
 
 
@@ -43,7 +43,7 @@ def _metric(pages: Pages, metric: Metric) -> Chart:
         best = (epoch, value * metric.factor, f"best epoch {epoch:g}: {metric.text(value)}")
     about = f"from {texts[0]} in epoch {xs[0]:g} to {texts[-1]} in epoch {xs[-1]:g}"
     line = Line(xs, ys, "main", "epoch", texts)
-    return Chart(f"{metric.name} per epoch", about, [line], levels, best, unit=metric.unit)
+    return Chart(f"{metric.label} per epoch", about, [line], levels, best, unit=metric.unit)
 
 
 def _note(pages: Pages, chart: Chart) -> str:
@@ -55,7 +55,7 @@ def _finding(pages: Pages, metric: Metric) -> str:
     values = pages.column("metrics", metric.name)
     there = [(value, epoch) for value, epoch in zip(values, pages.epochs, strict=True) if value is not None]
     best, epoch = max(there, key=lambda pair: pair[0] if metric.higher else -pair[0])
-    name = metric.name[:1].upper() + metric.name[1:]
+    name = metric.label[:1].upper() + metric.label[1:]
     if len(pages.history) == 1:
         return f"{name} is {metric.text(best)} after the only epoch"
     word = "highest" if metric.higher else "lowest"
@@ -142,7 +142,7 @@ def _epochs(pages: Pages) -> str:
         (at, record) for at, record in enumerate(pages.history) if at % every == 0 or at == last or record is pages.best
     ]
     names = pages.names("losses")
-    head = ["epoch", *(metric.name for metric in pages.metrics), *names, "learning rate", "seconds"]
+    head = ["epoch", *(metric.label for metric in pages.metrics), *names, "learning rate", "seconds"]
     cells_of = [
         [
             f"{pages.epochs[at]:g}{'★' if record is pages.best else ''}",
