@@ -13,7 +13,7 @@ WIDTH = 380
 SHADES = 8
 """Classes ``heat0`` (none) to ``heat7`` (most) of cells; the texts in them are ``on0`` to ``on7``."""
 
-_LINE, _LONGEST = 13.0, 96.0
+_LINE, _LONGEST = 13.0, 104.0
 
 
 @dataclass(frozen=True)

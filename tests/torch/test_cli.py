@@ -189,13 +189,14 @@ def test_fit_trains_and_says_where_everything_is(folder: Path, capsys: pytest.Ca
     code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR, "--out", "out/student.pt")
     assert code == 0
     lines = out.splitlines()
-    assert lines[-3:] == [
+    assert lines[-4:] == [
         "student     out/student.pt",
         "curves      .kdhooks/tiny/curves.png",
         "checkpoint  .kdhooks/tiny/checkpoint.pt",
+        "report      .kdhooks/tiny/report.html",
     ]
-    assert lines[-4].startswith("best        top1 0.")
-    assert all(Path(line.split()[1]).is_file() for line in lines[-3:])
+    assert lines[-5].startswith("best        top1 0.")
+    assert all(Path(line.split()[1]).is_file() for line in lines[-4:])
     first = torch.load("out/student.pt", weights_only=True)
     assert list(first) == list(fresh().state_dict())
 
@@ -209,6 +210,25 @@ def test_fit_trains_and_says_where_everything_is(folder: Path, capsys: pytest.Ca
     capsys.readouterr()
     two, three = (torch.load(f"{name}/student.pt", weights_only=True) for name in ("two", "three"))
     assert all(torch.equal(two[name], three[name]) for name in two)
+
+
+def test_fit_leaves_its_page_or_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR, "--no-report")
+    assert code == 0 and "report.html" not in out
+    assert not Path(".kdhooks/tiny/report.html").exists()
+    assert output(capsys, "report", ".kdhooks/tiny") == (0, "report: .kdhooks/tiny/report.html\n", "")
+    text = Path(".kdhooks/tiny/report.html").read_text()
+    assert "of the teacher&#x27;s top-1 accuracy" in text or "the teacher&#x27;s top-1 accuracy (" in text
+    for section in ("models", "metrics", "losses", "confusion", "samples", "similarity", "setup"):
+        assert f'<section id="{section}"' in text
+    assert "kdhooks fit --profile" in text  # how to get what is missing
+
+
+def test_a_page_that_fails_spoils_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".kdhooks/tiny/report.html").mkdir(parents=True)
+    code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR)
+    assert code == 0 and Path(".kdhooks/tiny/student.pt").is_file()
+    assert "no page of the run was written: the page .kdhooks/tiny/report.html can't be written: " in out
 
 
 def fresh() -> torch.nn.Module:
