@@ -29,8 +29,10 @@ def metrics(pages: Pages) -> Section | None:
 def _metric(pages: Pages, metric: Metric) -> Chart:
     """One metric over the epochs, with the levels of the teachers."""
     values = pages.column("metrics", metric.name)
-    pairs = [(x, y) for x, y in zip(pages.epochs, values, strict=True) if y is not None]
-    xs, ys = [x for x, _ in pairs], [y * metric.factor for _, y in pairs]
+    # An epoch that was not evaluated is passed over, one whose metric is not finite leaves a gap.
+    asked = [metric.name in (record.get("metrics") or {}) for record in pages.history]
+    pairs = [(x, y) for x, y, there in zip(pages.epochs, values, asked, strict=True) if there]
+    xs, ys = [x for x, _ in pairs], [None if y is None else y * metric.factor for _, y in pairs]
     texts = [metric.text(y) for _, y in pairs]
     levels = [
         Level(model.metrics[metric.name] * metric.factor, f"{model.role} {text}", "level")
@@ -48,7 +50,11 @@ def _metric(pages: Pages, metric: Metric) -> Chart:
 
 def _note(pages: Pages, chart: Chart) -> str:
     star = f"★ best epoch, {pages.best['epoch']}" if pages.best is not None and chart.best else ""
-    return "; ".join(filter(None, [star, "dashed: the teacher" if chart.levels else ""]))
+    return "; ".join(
+        filter(
+            None, [star, f"dashed: the {'teacher' if len(chart.levels) == 1 else 'teachers'}" if chart.levels else ""]
+        )
+    )
 
 
 def _finding(pages: Pages, metric: Metric) -> str:
@@ -155,5 +161,5 @@ def _epochs(pages: Pages) -> str:
     ]
     left_out = len(pages.history) - len(rows)
     more = paragraph(f"{left_out:,} epochs between them are in run.json.", "soft") if left_out else ""
-    name = f"All {counted(len(pages.history), 'epoch')} in numbers" if not left_out else "Epochs in numbers"
+    name = "Epochs in numbers" if left_out or not last else f"All {len(rows)} epochs in numbers"
     return folded(name, table(head, cells_of, words=(), name="epochs") + more)

@@ -72,7 +72,7 @@ def test_fit_writes_weights_that_the_next_command_reads(capsys: pytest.CaptureFi
     assert main(["fit", "kd.yaml", *PAIR, "--workspace", "run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-5:]] == ["best", "student", "curves", "checkpoint", "report"]
-    assert lines[-3].split()[1] == str(Path("run/student.weights.h5"))
+    assert lines[-4].split()[1] == str(Path("run/student.weights.h5"))
     again = ["fit", "kd.yaml", *PAIR, "--workspace", "other", "--student-weights", "run/student.weights.h5"]
     assert main([*again, "--out", "student.keras"]) == 0
     student = keras.models.load_model(folder / "student.keras")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -127,3 +128,15 @@ def test_a_loss_that_was_not_finite_is_told() -> None:
         entry["losses"]["total"] = None
     section = training.losses(Pages(run))
     assert section is not None and section.finding == "The total loss was never a finite number"
+
+
+def test_epochs_without_evaluation_leave_no_gap_and_bad_numbers_do() -> None:
+    run = record(7)
+    run["history"][2]["metrics"] = {}
+    run["history"][4]["metrics"] = {"accuracy": None}
+    section = training.metrics(Pages(run))
+    assert section is not None
+    assert section.body.count("epoch 4: no finite number") == 2  # on the broad picture and on the narrow one
+    assert "epoch 2:" not in section.body
+    lines = [path.count("L") + 1 for path in re.findall(r'<path d="(M[^"]*)" class="main"', section.body)]
+    assert lines == [3, 2, 3, 2]
