@@ -79,6 +79,10 @@ class Recording(Judging):
         """The run goes on from a checkpoint of this folder."""
         self._recorder.continues(step, folder)
 
+    def record_interrupted(self) -> None:
+        """The run is ended by something else than its own end."""
+        self._end_record("stopped")
+
     # ---- a run's course ----------------------------------------------------------------------------
 
     def _make_recorder(self) -> Recorder:

@@ -120,6 +120,8 @@ class DistillationCallback(keras.callbacks.Callback):  # type: ignore[misc]  # K
 
     def on_train_end(self, logs: Any = None) -> None:
         """Detach from the model."""
+        if self._attachment is not None:
+            self._attachment.finished = True
         self.detach()
 
     # ---- the end -----------------------------------------------------------------------------------

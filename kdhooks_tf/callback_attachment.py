@@ -45,11 +45,12 @@ class Attachment:
 
     Attributes:
         attached: between `attach` and `detach`.
+        finished: whether Keras says that the fit ended as it should.
         ended: the number of the epoch that would come next and the state of the distiller, once detached.
     """
 
     def __init__(self, model: Any, distiller: Any, backups: Backups, target: Any = None) -> None:
-        self.attached = False
+        self.attached = self.finished = False
         self._targets = _targets(distiller, target, model)
         self.ended: tuple[int, dict[str, Any]] | None = None
         self._model, self._distiller, self._backups = model, distiller, backups
@@ -100,6 +101,8 @@ class Attachment:
             finalizer.detach()
         self._finalizers = []
         self._shims.remove()
+        if not self.finished:
+            self._distiller.record_interrupted()
         tracing = tf.inside_function()  # something else: a finalizer runs when the garbage collector likes to
         with tf.init_scope():
             if self._model.train_function is self._train_function:

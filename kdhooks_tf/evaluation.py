@@ -88,7 +88,7 @@ class Evaluation:
             )
         self.loader = distiller.eval_dataloader
         self._generators = distiller.backend
-        self._forward: tuple[Any, Any] | None = None
+        self._forwards: list[tuple[Any, Any]] = []
         self.higher_is_better: bool = self._metrics.higher_is_better
         self.names: tuple[str, ...] = self._metrics.names
         _say_threads(self._settings)
@@ -126,7 +126,7 @@ class Evaluation:
 
     def forward_of(self, model: Any) -> Callable[[Batch], tuple[Any, Any]]:
         """A function that gives a model's output for a batch, and the batch's target, as metrics get them."""
-        forward = _forward(ref(model))
+        forward = self._function(model)
 
         def run(parts: Batch) -> tuple[Any, Any]:
             with precision_scope(model, self._precision):
@@ -144,10 +144,11 @@ class Evaluation:
         return count if self._settings.iteration is None else min(count, self._settings.iteration)
 
     def _function(self, model: Any) -> Any:
-        """The model's forward, traced once for each model."""
-        if self._forward is None or self._forward[0]() is not model:
-            self._forward = ref(model), _forward(ref(model))
-        return self._forward[1]
+        """The model's forward, traced once for each of the two models that were evaluated last."""
+        known = [one for one in self._forwards if one[0]() is not None]
+        found = next((one for one in known if one[0]() is model), None) or (ref(model), _forward(ref(model)))
+        self._forwards = [found, *(one for one in known if one is not found)][:2]
+        return found[1]
 
 
 def _forward(model: Any) -> Any:

@@ -256,6 +256,12 @@ def _either(kinds: tuple[str, ...]) -> str:
     return f"{', '.join(named[:-1])} or {named[-1]}"
 
 
+_LEFT_BEHIND = (
+    *(("curves", "curves.png"), ("checkpoint", "checkpoint.pt"), ("checkpoint", "checkpoint.npz")),
+    *(("events", "tensorboard"), ("record", "run.json")),
+)
+
+
 def _result(distiller: Any, out: Path, page: Path | None) -> str:
     from kdhooks.history import align
 
@@ -265,11 +271,14 @@ def _result(distiller: Any, out: Path, page: Path | None) -> str:
         values = ", ".join(f"{name} {value:.4f}" for name, value in best["metrics"].items())
         rows.append(("best", f"{values} (epoch {best['epoch']})"))
     rows.append(("student", str(out)))
-    for title, name in (("curves", "curves.png"), ("checkpoint", "checkpoint.pt"), ("checkpoint", "checkpoint.npz")):
+    for title, name in _LEFT_BEHIND:
         path = distiller.conf.workspace / name
         if path.exists():
             rows.append((title, str(path)))
-    rows += [("report", str(page))] if page is not None else []
+    if page is not None:
+        rows.append(("page", str(page)))
+    elif rows[-1][0] == "record":
+        rows.append(("page", f"kdhooks report {distiller.conf.workspace}"))
     width = max(len(value) for _, value in rows)
     return "\n" + align([(title.ljust(10), value.ljust(width)) for title, value in rows])
 

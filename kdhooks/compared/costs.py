@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from kdhooks.compared.limits import Limits
@@ -45,12 +47,27 @@ def cost_of(
     entry["file_bytes"] = _whole(measured("file_size")) if size <= limits.file_bytes else size
     entry |= {"latency_ms": None, "macs": None}
     if inputs is not None:
-        latency = measured("latency")
+        with _frozen():
+            latency = measured("latency")
         if latency is not None:
             low, high = latency.low * 1e3, latency.high * 1e3
             entry["latency_ms"] = {"median": latency.value * 1e3, "low": low, "high": high}
         entry["macs"] = _whole(measured("macs"))
     return entry, reasons
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Within the block the garbage collector leaves alone what is there already: a measurement collects, and a program
+    with frameworks in it has millions of objects to look through."""
+    ours = not gc.get_freeze_count()
+    if ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if ours:
+            gc.unfreeze()
 
 
 def _whole(measured: Any) -> int | None:

@@ -50,11 +50,8 @@ def _metric(pages: Pages, metric: Metric) -> Chart:
 
 def _note(pages: Pages, chart: Chart) -> str:
     star = f"★ best epoch, {pages.best['epoch']}" if pages.best is not None and chart.best else ""
-    return "; ".join(
-        filter(
-            None, [star, f"dashed: the {'teacher' if len(chart.levels) == 1 else 'teachers'}" if chart.levels else ""]
-        )
-    )
+    dashed = f"dashed: the {'teacher' if len(chart.levels) == 1 else 'teachers'}" if chart.levels else ""
+    return "; ".join(filter(None, [star, dashed]))
 
 
 def _finding(pages: Pages, metric: Metric) -> str:

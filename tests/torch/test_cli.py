@@ -189,14 +189,16 @@ def test_fit_trains_and_says_where_everything_is(folder: Path, capsys: pytest.Ca
     code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR, "--out", "out/student.pt")
     assert code == 0
     lines = out.splitlines()
-    assert lines[-4:] == [
+    assert lines[-6:] == [
         "student     out/student.pt",
         "curves      .kdhooks/tiny/curves.png",
         "checkpoint  .kdhooks/tiny/checkpoint.pt",
-        "report      .kdhooks/tiny/report.html",
+        "events      .kdhooks/tiny/tensorboard",
+        "record      .kdhooks/tiny/run.json",
+        "page        .kdhooks/tiny/report.html",
     ]
-    assert lines[-5].startswith("best        top1 0.")
-    assert all(Path(line.split()[1]).is_file() for line in lines[-4:])
+    assert lines[-7].startswith("best        top1 0.")
+    assert all(Path(line.split()[1]).exists() for line in lines[-6:])
     first = torch.load("out/student.pt", weights_only=True)
     assert list(first) == list(fresh().state_dict())
 
@@ -215,6 +217,7 @@ def test_fit_trains_and_says_where_everything_is(folder: Path, capsys: pytest.Ca
 def test_fit_leaves_its_page_or_none(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR, "--no-report")
     assert code == 0 and "report.html" not in out
+    assert out.endswith("page        kdhooks report .kdhooks/tiny\n")
     assert not Path(".kdhooks/tiny/report.html").exists()
     assert output(capsys, "report", ".kdhooks/tiny") == (0, "report: .kdhooks/tiny/report.html\n", "")
     text = Path(".kdhooks/tiny/report.html").read_text()

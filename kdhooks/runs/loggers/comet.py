@@ -12,7 +12,7 @@ from kdhooks.runs.loggers.packages import imported, quiet
 _ONLY_WHAT_IT_IS_TOLD: dict[str, Any] = {
     **dict.fromkeys(("log_code", "log_graph", "auto_param_logging", "auto_metric_logging", "parse_args"), False),
     **dict.fromkeys(("log_git_metadata", "log_git_patch", "log_env_details", "log_env_gpu", "log_env_host"), False),
-    **dict.fromkeys(("log_env_cpu", "log_env_disk", "auto_output_logging", "auto_weight_logging"), False),
+    **dict.fromkeys(("log_env_cpu", "log_env_disk", "auto_output_logging"), False),
     "display_summary_level": 0,
 }
 

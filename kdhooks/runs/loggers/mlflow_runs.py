@@ -12,6 +12,7 @@ from kdhooks.runs.loggers.packages import imported, quiet
 
 _ENDINGS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _REFUSED = re.compile(r"[^\w\-. /]")
+_ADDRESS = "Write a database, as in sqlite:///mlflow.db, or the address of a server that runs."
 _AT_ONCE = 100
 _LONGEST = 6000
 
@@ -44,7 +45,9 @@ class MlflowLogger(RunLogger):
             with quiet():
                 self._client = self._mlflow.MlflowClient(self._settings.tracking_uri)
         except Exception as error:  # whatever its stores raise
-            raise LoggerError(f"MLflow does not take this address: {_first(error)}", key="tracking_uri") from None
+            raise LoggerError(
+                f"MLflow does not take this address: {_first(error)}", _ADDRESS, key="tracking_uri"
+            ) from None
 
     def begin(self, run: RunFacts) -> None:
         """Make a run, or go on with the former one.
@@ -56,7 +59,7 @@ class MlflowLogger(RunLogger):
             with quiet():
                 self._run = self._former(run) or self._new(run)
         except Exception as error:
-            raise LoggerError(f"MLflow can't begin a run: {_first(error)}", "Is tracking_uri right?") from None
+            raise LoggerError(f"MLflow can't begin a run: {_first(error)}", _ADDRESS) from None
 
     def identity(self) -> Mapping[str, str]:
         """The run's id."""
@@ -116,4 +119,5 @@ class MlflowLogger(RunLogger):
 
 
 def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first sentence of what it says."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0].rstrip(".")

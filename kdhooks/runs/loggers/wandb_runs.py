@@ -16,6 +16,7 @@ _ONLY_WHAT_IT_IS_TOLD = {
     "disable_git": True,
     "disable_code": True,
     "save_code": False,
+    "x_save_requirements": False,
     "x_disable_stats": True,
     "x_disable_meta": True,
     "x_disable_machine_info": True,
