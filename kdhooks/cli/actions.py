@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdhooks.backend import backend_of, load_backend
-from kdhooks.cli import factories
+from kdhooks.cli import factories, reported
 from kdhooks.config import DistillationConf
 from kdhooks.config.adaptation import adapted_layers
 from kdhooks.config.mappings import taps_of
@@ -142,7 +142,8 @@ def fit(arguments: Namespace) -> int:
             student = distiller.fit()
         if is_rank_zero():
             distiller.backend.write_weights(student, out)
-            print(_result(distiller, out))
+            page = None if arguments.no_report else reported.page_of(distiller.conf.workspace)
+            print(_result(distiller, out, page))
             if report is not None:
                 print(f"\n{ledger}\nledger: {ledger.save(report)}")
     return 0
@@ -261,7 +262,7 @@ _LEFT_BEHIND = (
 )
 
 
-def _result(distiller: Any, out: Path) -> str:
+def _result(distiller: Any, out: Path, page: Path | None) -> str:
     from kdhooks.history import align
 
     best = next((record for record in reversed(distiller.history) if record["best"]), None)
@@ -274,7 +275,9 @@ def _result(distiller: Any, out: Path) -> str:
         path = distiller.conf.workspace / name
         if path.exists():
             rows.append((title, str(path)))
-    if rows[-1][0] == "record":
+    if page is not None:
+        rows.append(("page", str(page)))
+    elif rows[-1][0] == "record":
         rows.append(("page", f"kdhooks report {distiller.conf.workspace}"))
     width = max(len(value) for _, value in rows)
     return "\n" + align([(title.ljust(10), value.ljust(width)) for title, value in rows])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdhooks import __version__
-from kdhooks.cli import actions, searched, stored, transferred
+from kdhooks.cli import actions, reported, searched, stored, transferred
 from kdhooks.errors import ConfigError, KDHooksError
 
 _MODEL = "package.module:factory"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"kdhooks {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _search, _cache):
+    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _report, _search, _cache):
         add(commands)
     return parser
 
@@ -161,7 +161,16 @@ def _fit(commands: _Commands[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="show where the time of the steps went, and write it as JSON (ledger.json in the run's folder)",
     )
+    parser.add_argument("--no-report", action="store_true", help="write no page of the run into its folder")
     parser.set_defaults(action=actions.fit)
+
+
+def _report(commands: _Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("report", help="write the page of a run: curves, teacher against student, layers")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, or its run.json")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the page goes (report.html beside run.json)")
+    parser.add_argument("--open", action="store_true", help="show it in the browser")
+    parser.set_defaults(action=reported.report)
 
 
 def _search(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -80,6 +80,11 @@ class _ArraysBatches(Dataset[Any]):
     def __init__(self, data: Arrays, pipeline: Pipeline, seed: int, replays: int | None) -> None:
         self.data, self.pipeline, self.seed, self.replays = data, pipeline, seed, replays
 
+    @property
+    def classes(self) -> Any:
+        """The names of the classes, where the data have them."""
+        return getattr(self.data, "classes", None) or None
+
     def __len__(self) -> int:
         return len(self.data)
 
@@ -108,6 +113,11 @@ class RowBatches(Dataset[Any]):
         self.collate = _collated if collate is None else collate
         if replays is not None and not isinstance(data, ReplayedAugmentation):
             self.data = ReplayedAugmentation(data, replays, seed=seed)
+
+    @property
+    def classes(self) -> Any:
+        """The names of the classes, where the data have them."""
+        return getattr(self.data, "classes", None) or None
 
     def __len__(self) -> int:
         return len(self.data)

@@ -15,7 +15,7 @@ from kdhooks.config import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("registrations_end_with_the_test")
-COMMANDS = ("demo", "init", "validate", "layers", "check", "fit", "search")
+COMMANDS = ("demo", "init", "validate", "layers", "check", "fit", "report", "search")
 
 
 @pytest.fixture(autouse=True)

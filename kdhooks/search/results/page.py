@@ -1,18 +1,17 @@
 """The page of a search: one HTML file that loads nothing and runs nothing.
 
-Its content security policy forbids everything but its own style sheet, which it names by its hash. All that comes from
-a user (names, values, reasons) is escaped.
+All that comes from a user (names, values, reasons) is escaped.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from kdhooks.config.search_settings import Choices, Dimension
+from kdhooks.measurement.quantities import duration
+from kdhooks.plots.document import document
 from kdhooks.search.results.importance import importance_of
 from kdhooks.search.results.page_style import STYLE
 from kdhooks.search.results.pareto import ranked
@@ -20,7 +19,6 @@ from kdhooks.search.results.plots_history import history_plot
 from kdhooks.search.results.plots_importance import importance_plot
 from kdhooks.search.results.plots_parallel import parallel_plot
 from kdhooks.search.results.plots_pareto import metric_pairs, pareto_plot
-from kdhooks.search.results.quantities import duration
 from kdhooks.search.results.result_file import settings_to_dict
 from kdhooks.search.results.table import Column, columns, mark, rule, states, value_text
 
@@ -33,14 +31,7 @@ _MOST_ROWS = 1000
 def page(result: SearchResult) -> str:
     """The whole page as text."""
     title = f"{result.name or 'Search'}: {result.settings.search_algorithm}"
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-    )
-    return head + "\n".join(_sections(result, title)) + "\n</body>\n</html>\n"
+    return document(title, STYLE, _sections(result, title))
 
 
 def _sections(result: SearchResult, title: str) -> Iterator[str]:

@@ -1,54 +1,24 @@
-"""The style sheet of the page: neutral in light and in dark, with colours that colour-blind readers tell apart.
+"""What the page of a search adds to the style sheet of all pages: its markers, its lines, its table.
 
-Markers take Okabe and Ito's palette (2008), brighter on a dark ground; lines of parallel coordinates differ in
-lightness. Shapes differ beside the colours.
+Lines of parallel coordinates differ in lightness. Shapes of markers differ beside their colours.
 """
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1d2430; --soft: #5a6475; --rule: #d9dde4; --panel: #f6f7f9;
-  --main: #0072b2; --front: #009e73; --best: #d55e00; --bad: #b3261e; --limit: #b87a00; --prune: #a6518a;
-  --s0: #e3e8ef; --s1: #d0dae6; --s2: #b7c9dc; --s3: #97b4d2; --s4: #729cc5; --s5: #4a82b6; --s6: #2565a3;
-  --s7: #0b4786; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171c; --ink: #e4e7ec; --soft: #9aa4b2; --rule: #313843; --panel: #1b1f26;
-    --main: #56b4e9; --front: #2bc49a; --best: #ff8c3b; --bad: #ff7b72; --limit: #f0b429; --prune: #e2a0c8;
-    --s0: #262d36; --s1: #2c3947; --s2: #33475b; --s3: #3b5873; --s4: #466d90; --s5: #5487b1; --s6: #69a6d5;
-    --s7: #8fcaf7; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 28px 24px 64px; max-width: 1080px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 8px; }
-h3 { font-size: 15px; margin: 18px 0 4px; }
-p { margin: 4px 0 10px; max-width: 80ch; } .soft { color: var(--soft); }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 16px 0; padding: 0; list-style: none; }
-.tiles li { background: var(--panel); border: 1px solid var(--rule); border-radius: 8px; padding: 8px 14px; }
-.tiles b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.tiles span { color: var(--soft); font-size: 13px; }
-.wide { overflow-x: auto; }
-svg { display: block; max-width: 100%; height: auto; margin: 8px 0 16px;
-  font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-.wide svg { max-width: none; }
-text { fill: var(--ink); } text.tick { fill: var(--soft); } text.label { fill: var(--ink); font-weight: 600; }
-text.halo { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; fill: var(--ink); }
-.grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--soft); stroke-width: 1; }
+from kdhooks.plots import style
+
+STYLE = (
+    style.STYLE
+    + """
 .complete { fill: var(--main); fill-opacity: .75; } .front { fill: var(--front); }
-.best { fill: var(--best); stroke: var(--paper); stroke-width: 1; }
 .infeasible { fill: none; stroke: var(--limit); stroke-width: 1.8; pointer-events: all; }
 .failed { fill: none; stroke: var(--bad); stroke-width: 2; } .pruned { fill: var(--prune); }
 .bestline, .front-line { fill: none; stroke: var(--front); stroke-width: 1.8; }
-.bestline { stroke: var(--best); } .whisker { stroke: var(--soft); stroke-width: 1; } .bar { fill: var(--main); }
+.bestline { stroke: var(--best); }
 .run { fill: none; stroke-width: 1.3; } .run:hover { stroke-width: 4; }
 .bestpath { stroke: var(--best); stroke-width: 3; }
 .shade0 { stroke: var(--s0); } .shade1 { stroke: var(--s1); }
 .shade2 { stroke: var(--s2); } .shade3 { stroke: var(--s3); }
 .shade4 { stroke: var(--s4); } .shade5 { stroke: var(--s5); }
 .shade6 { stroke: var(--s6); } .shade7 { stroke: var(--s7); }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top; }
-th { background: var(--panel); text-align: right; font-weight: 600; } th small { display: block; color: var(--soft); }
-td.text, th.text, th.reason { text-align: left; } 
-td.reason { text-align: left; min-width: 24ch; max-width: 60ch; overflow-wrap: anywhere; }
 tr.top td { font-weight: 700; } tr.top td:first-child { color: var(--best); } td:first-child { color: var(--front); }
-code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .92em; overflow-wrap: anywhere; }
-@media print { body { max-width: none; } }
 """
+)

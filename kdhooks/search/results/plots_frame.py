@@ -1,4 +1,4 @@
-"""What the plots share: axes with round ticks, markers for the states of candidates, legends, hints."""
+"""What the plots share: scales for metrics, markers for the states of candidates, legends, hints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kdhooks.plots.drawing import LETTER, Drawing
+from kdhooks.plots.scales import Scale, scale_for
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.results.plots_drawing import LETTER, Drawing, Scale, scale_for, tick_texts
 from kdhooks.search.results.table import value_text
 
 if TYPE_CHECKING:
@@ -22,23 +23,6 @@ MARKERS = {
     "failed": "failed",
 }
 """What a drawing marks, and its name in a legend."""
-
-
-def frame(drawing: Drawing, x: Scale, y: Scale, *, x_label: str, y_label: str) -> None:
-    """Grid lines, ticks with their numbers and the names of the axes; `y.end` is the upper edge."""
-    ticks = x.ticks(max(3, int(abs(x.end - x.start) / 90)))
-    for value, text in zip(ticks, tick_texts(ticks), strict=True):
-        drawing.line(x.at(value), y.start, x.at(value), y.end, "grid")
-        drawing.text(x.at(value), y.start + 17, text, "tick", anchor="middle")
-    ticks = y.ticks(max(3, int(abs(y.end - y.start) / 34)))
-    for value, text in zip(ticks, tick_texts(ticks), strict=True):
-        drawing.line(x.start, y.at(value), x.end, y.at(value), "grid")
-        drawing.text(x.start - 7, y.at(value) + 4, text, "tick", anchor="end")
-    drawing.line(x.start, y.start, x.end, y.start, "axis")
-    drawing.line(x.start, y.start, x.start, y.end, "axis")
-    if x_label:
-        drawing.text((x.start + x.end) / 2, y.start + 36, x_label, "label", anchor="middle")
-    drawing.turned(16, (y.start + y.end) / 2, y_label, "label")
 
 
 def metric_scale(result: SearchResult, name: str, rows: Sequence[Candidate], start: float, end: float) -> Scale:

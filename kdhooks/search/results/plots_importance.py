@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kdhooks.plots.drawing import LETTER, WIDTH, Drawing
 from kdhooks.search.results.importance import Importance
-from kdhooks.search.results.plots_drawing import LETTER, WIDTH, Drawing
 
 _ROW, _TOP, _MOST = 26, 8, 20
 

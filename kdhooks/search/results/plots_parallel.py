@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdhooks.config.search_settings import Dimension, Range
+from kdhooks.plots.drawing import LETTER, WIDTH, Drawing, shortened
+from kdhooks.plots.scales import Scale, scale_for, tick_texts
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.results.pareto import scores_of
-from kdhooks.search.results.plots_drawing import LETTER, WIDTH, Drawing, Scale, scale_for, shortened, tick_texts
 from kdhooks.search.results.plots_frame import hint_of, metric_scale
 from kdhooks.search.results.table import ABSENT, broken_name, value_text
 

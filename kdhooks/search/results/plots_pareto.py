@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from kdhooks.plots.drawing import WIDTH, Drawing
+from kdhooks.plots.frame import frame
+from kdhooks.plots.scales import Scale
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.results.pareto import scores_of, undominated
-from kdhooks.search.results.plots_drawing import WIDTH, Drawing, Scale
 from kdhooks.search.results.plots_frame import (
     MARKERS,
     axis_label,
-    frame,
     hint_of,
     kind_of,
     legend,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kdhooks.config.search_settings import SearchSettings
+from kdhooks.measurement.quantities import Quantity, quantity
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.results.pareto import best_of, pareto_set
-from kdhooks.search.results.quantities import Quantity, quantity
 from kdhooks.search.results.result_file import as_json, from_dict, read_json, to_dict, write_text
 from kdhooks.search.results.table import markdown_table, text_table
 

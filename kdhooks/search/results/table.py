@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdhooks.measurement.quantities import duration
 from kdhooks.search.candidates import Candidate
 from kdhooks.search.results.pareto import STATES, ranked
-from kdhooks.search.results.quantities import duration
 
 if TYPE_CHECKING:
     from kdhooks.search.results.result import SearchResult

@@ -8,52 +8,17 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 
 from kdhooks.config.search_settings import Choices, SearchSettings
 from kdhooks.search.candidates import Candidate
-from kdhooks.search.results.plots_drawing import LETTER
 from kdhooks.search.results.plots_history import history_plot
 from kdhooks.search.results.plots_pareto import metric_pairs, pareto_plot
 from kdhooks.search.results.result import SearchResult
 from tests.core.search.made_up import SETTINGS, TWO, complete, searched
-
-SVG = "{http://www.w3.org/2000/svg}"
-EMPTY_TAGS = {"meta", "br", "hr", "img", "link"}
-
-
-class Tags(HTMLParser):
-    """Keeps every tag with its attributes, and fails where one is closed that is not open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in EMPTY_TAGS:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def tags_of(page: str) -> list[tuple[str, dict[str, str | None]]]:
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == []
-    return tags.seen
-
-
-def drawings(page: str) -> list[ElementTree.Element]:
-    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+from tests.core.svg_geometry import SVG, drawings, overlapping, tags_of, texts_outside
 
 
 def test_the_page_is_whole_and_has_every_part() -> None:
@@ -143,38 +108,6 @@ def test_one_metric_has_no_trade_offs() -> None:
     settings = SearchSettings(metrics=("loss",), higher_is_better=(False,))
     page = SearchResult([complete(at, 1.0 + at, names=("loss",)) for at in range(5)], settings).html()
     assert "Trade-offs" not in page and "Pareto" not in page
-
-
-def box(text: ElementTree.Element) -> tuple[float, float, float, float]:
-    """About what a text covers: left, top, right, bottom."""
-    x, y = float(text.attrib["x"]), float(text.attrib["y"])
-    width = LETTER * len(text.text or "")
-    left = x - {"start": 0.0, "middle": width / 2, "end": width}[text.attrib["text-anchor"]]
-    return left, y - 10, left + width, y + 2
-
-
-def upright_texts(drawing: ElementTree.Element) -> list[ElementTree.Element]:
-    return [text for text in drawing.iter(f"{SVG}text") if "transform" not in text.attrib]
-
-
-def texts_outside(drawing: ElementTree.Element) -> list[str | None]:
-    width, height = (float(drawing.attrib[name]) for name in ("width", "height"))
-    outside = []
-    for text in upright_texts(drawing):
-        left, top, right, bottom = box(text)
-        if left < -2 or top < -2 or right > width + 2 or bottom > height + 2:
-            outside.append(text.text)
-    return outside
-
-
-def overlapping(drawing: ElementTree.Element) -> list[tuple[str | None, str | None]]:
-    boxes = [(text.text, box(text)) for text in upright_texts(drawing)]
-    return [
-        (one, other)
-        for at, (one, a) in enumerate(boxes)
-        for other, b in boxes[at + 1 :]
-        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-    ]
 
 
 @pytest.mark.parametrize("count", [3, 12, 60, 400])
