@@ -16,4 +16,4 @@ __all__ = ["DistillationCallback"]
 
 
 class DistillationCallback(DistillationEvents, Callback):
-    __doc__ = DistillationEvents.__doc__
+    """The same as `kdhooks.integrations.lightning.DistillationCallback`, for this package's ``Trainer``."""

@@ -1,6 +1,6 @@
 """The total loss in place of the module's own, in the trainer's own step.
 
-Rules: what is replaced are two methods of the strategy, for the fit only. ``training_step`` of the ``LightningModule`` is
+Rules: what is replaced are methods of the strategy, for the fit only. ``training_step`` of the ``LightningModule`` is
 ours for the moment in which the strategy looks it up, and the user's own again before it runs: so the total comes out
 of DistributedDataParallel's forward as if the user had returned it, is scaled by whatever scales a loss, and a copy or
 a pickle of the module at any time is clean. Under manual optimization the loss that is replaced is the first one that

@@ -90,7 +90,7 @@ def _found(module: nn.Module, teachers: set[int]) -> nn.Module:
 
 def _named(module: nn.Module, named: Any) -> nn.Module:
     if isinstance(named, str):
-        modules = dict(module.named_modules())
+        modules: dict[str, nn.Module] = dict(module.named_modules())
         if named not in modules:
             names = [name for name in modules if name]
             raise UsageError(
@@ -98,13 +98,14 @@ def _named(module: nn.Module, named: Any) -> nn.Module:
                 f"{did_you_mean(named, names, what='Its modules')}"
             )
         return modules[named]
-    student = named(module)
+    student: Any = named(module)
     if not isinstance(student, nn.Module) or not any(one is inside(student) for one in module.modules()):
         raise UsageError(
             f"student={_shown(named)} must return a module that stands in {_kind(module)}, and it returned "
             f"{'a ' + _kind(student) + ' from elsewhere' if isinstance(student, nn.Module) else repr(student)}"
         )
-    return student
+    found: nn.Module = student
+    return found
 
 
 def _shown(named: Any) -> str:
