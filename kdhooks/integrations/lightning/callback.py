@@ -58,6 +58,7 @@ class DistillationEvents:
         self._moved: list[nn.Module] = []
         self._optimizer: Any = _NO_FIT
         self._stepped = 0
+        self._epoch: int | None = None  # none has begun since training started
 
     # ---- begin and end -----------------------------------------------------------------------------
 
@@ -105,16 +106,13 @@ class DistillationEvents:
     # ---- epochs and steps --------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """An epoch of the trainer's number begins; one that a checkpoint was saved in the end of is closed first."""
-        steps = self._at_work()
-        if steps.losses and self.distiller.epoch < trainer.current_epoch:
-            self.distiller.on_epoch_end()
-        steps.new_epoch()
-        self._generators.on_epoch(trainer)
-        self.distiller.on_epoch_begin(trainer.current_epoch)
+        """An epoch of the trainer's number begins."""
+        self._begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """A step begins; schedules count losses, as in a bare loop."""
+        if self._epoch is None:  # a run that goes on in the middle of an epoch, or right behind its last batch
+            self._begin_epoch(trainer)
         self.distiller.on_step_begin(self.distiller.step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -162,6 +160,19 @@ class DistillationEvents:
 
     # ---- inside ------------------------------------------------------------------------------------
 
+    def _begin_epoch(self, trainer: Any) -> None:
+        """Begin an epoch that is not under way; one that a checkpoint was saved at the end of is closed first."""
+        steps, first = self._at_work(), self._epoch is None
+        self._epoch = trainer.current_epoch
+        if first:
+            self._generators.on_epoch(trainer)
+        if steps.losses and self.distiller.epoch == trainer.current_epoch:
+            return  # resumed in the middle of it
+        if steps.losses:
+            self.distiller.on_epoch_end()
+        steps.new_epoch()
+        self.distiller.on_epoch_begin(trainer.current_epoch)
+
     def _find(self, pl_module: Any) -> nn.Module:
         preset = self.distiller.student_model
         preset = None if preset is None or preset is self._found else preset
@@ -190,7 +201,7 @@ class DistillationEvents:
         arguments = BatchArguments(self.distiller.conf, self._arguments)
         self._steps = Steps(trainer, pl_module, self.distiller, self._capture, arguments, self._divided_by)
         self._steps.losses = 0 if saved is None else saved["steps"]
-        self._stepped = trainer.global_step
+        self._stepped, self._epoch = trainer.global_step, None
         shown = f"{type(student).__name__} {self._name!r}" if self._name else "module itself"
         logger.info("distilling into the %s of %s", shown, type(pl_module).__name__)
 

@@ -66,10 +66,8 @@ def trained_children(module: nn.Module, without: frozenset[int] | set[int] = fro
 
 def has_forward(module: nn.Module) -> bool:
     """Whether the author of a ``LightningModule`` has written a ``forward``."""
-    for kind in type(module).__mro__:
-        if "forward" in vars(kind):
-            return kind.__name__ not in ("LightningModule", "Module")
-    return False
+    written = getattr(type(module).forward, "__qualname__", "")
+    return written not in ("LightningModule.forward", "_forward_unimplemented")
 
 
 def _found(module: nn.Module, teachers: set[int]) -> nn.Module:
