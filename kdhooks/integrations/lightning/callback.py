@@ -197,7 +197,9 @@ class DistillationEvents:
             states.check_fits(saved, self._names())
         guessed = self._student is None and len(trained_children(pl_module)) > 1 and student is not pl_module
         others = {name: one for name, one in trained_children(pl_module).items() if one is not student}
-        self._capture = Capture(student, self._name, several=self._several, others=others if guessed else None)
+        self._capture = Capture(
+            pl_module, student, self._name, several=self._several, others=others if guessed else None
+        )
         arguments = BatchArguments(self.distiller.conf, self._arguments)
         self._steps = Steps(trainer, pl_module, self.distiller, self._capture, arguments, self._divided_by)
         self._steps.losses = 0 if saved is None else saved["steps"]

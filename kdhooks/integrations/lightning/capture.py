@@ -16,13 +16,14 @@ from torch.autograd.graph import get_gradient_edge
 
 from kdhooks.errors import UsageError
 from kdhooks.torch.taps import ForwardHook
-from kdhooks.torch.wrappers import inside
+from kdhooks.torch.wrappers import compiled_parts, inside, something_was_traced
 
 
 class Capture:
     """The student's forward of the step that is under way.
 
     Args:
+        module: the ``LightningModule``.
         student: as the ``LightningModule`` calls it.
         name: its name there, for errors.
         several: whether the last of several forwards is taken, which are an error otherwise.
@@ -36,8 +37,15 @@ class Capture:
     """
 
     def __init__(
-        self, student: nn.Module, name: str, *, several: bool = False, others: Mapping[str, nn.Module] | None = None
+        self,
+        module: nn.Module,
+        student: nn.Module,
+        name: str,
+        *,
+        several: bool = False,
+        others: Mapping[str, nn.Module] | None = None,
     ) -> None:
+        self._module = module
         self.student, self.name, self.several = student, name or type(student).__name__, several
         self.forwards = 0
         self.in_step = False
@@ -51,14 +59,23 @@ class Capture:
             student.register_forward_hook(_End(self), with_kwargs=True),
         ]
         self._others = {} if others is None else others
+        self._trace_again()
         self._watches = [child.register_forward_hook(_Other(self, which)) for which, child in self._others.items()]
 
     def detach(self) -> None:
         """Take the hooks off and let go of what they held; a second call does nothing."""
         for handle in (*self._handles, *self._watches):
             handle.remove()
+        if self._handles:
+            self._trace_again()
         self._handles, self._watches = [], []
         self.clear()
+
+    def _trace_again(self) -> None:
+        """A module that was compiled and run has no place for our hooks in its graph, in silence."""
+        compiled = compiled_parts(self.student) or getattr(self._module, "_compiler_ctx", None) is not None
+        if compiled and something_was_traced():
+            torch.compiler.reset()
 
     def clear(self) -> None:
         """A new step begins, or this one's loss is known."""

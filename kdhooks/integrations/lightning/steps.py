@@ -18,6 +18,7 @@ from kdhooks.distillation import Distillation
 from kdhooks.errors import UsageError
 from kdhooks.integrations.lightning.batch_arguments import BatchArguments
 from kdhooks.integrations.lightning.capture import Capture
+from kdhooks.integrations.lightning.guests import WithoutGuests
 
 _NOTHING: Any = object()
 
@@ -51,20 +52,23 @@ class Steps:
         self._module, self._distiller, self._capture, self._arguments = module, distiller, capture, arguments
         self._divided_by = divided_by
         self._batch: Any = None
-        self._strategy, self._precision = trainer.strategy, trainer.strategy.precision_plugin
-        self._run, self._backward = self._strategy.training_step, self._strategy.backward
-        self._main_params = self._precision.main_params
-        self._put = [(self._strategy, "training_step"), (self._strategy, "backward"), (self._precision, "main_params")]
-        self._before = [vars(owner).get(name, _NOTHING) for owner, name in self._put]
-        self._strategy.training_step = self._training_step
-        self._strategy.backward = self._backward_of
-        self._precision.main_params = self._clipped
+        strategy, guests = trainer.strategy, WithoutGuests(distiller, trainer.strategy)
+        self._run, self._backward = strategy.training_step, strategy.backward
+        self._before: list[tuple[Any, str, Any]] = []
+        self._put(strategy, "training_step", self._training_step)
+        self._put(strategy, "backward", self._backward_of)
+        self._put(strategy, "optimizer_state", guests.optimizer_state)
+        self._put(strategy.precision_plugin, "main_params", guests.main_params)
+
+    def _put(self, owner: Any, name: str, method: Any) -> None:
+        self._before.append((owner, name, vars(owner).get(name, _NOTHING)))
+        setattr(owner, name, method)
 
     def detach(self) -> None:
-        """Give the strategy its methods back; a second call does nothing."""
-        for (owner, name), before in zip(self._put, self._before, strict=True):
+        """Give the trainer its methods back; a second call does nothing."""
+        for owner, name, before in self._before:
             _restore(owner, name, before)
-        self._put = []
+        self._before = []
 
     def new_epoch(self) -> None:
         """Count from the beginning."""
@@ -135,11 +139,6 @@ class Steps:
         if total is whole:
             return loss
         return total if self._divided_by == 1 else total / self._divided_by
-
-    def _clipped(self, optimizer: Any) -> Any:
-        """What gradient clipping looks at: the user's parameters; ours are guests that no bare loop would clip."""
-        ours = {id(parameter) for parameter in self._distiller.parameters()}
-        return (parameter for parameter in self._main_params(optimizer) if id(parameter) not in ours)
 
 
 def _restore(owner: Any, name: str, before: Any) -> None:

@@ -109,7 +109,9 @@ def trainer(*callbacks: Any, folder: Path | None = None, epochs: int = 2, **opti
     return Trainer(callbacks=list(callbacks), default_root_dir=folder, **(quiet | options))
 
 
-def fitted(module: Any, distiller: Distillation | None = None, *, data: Any = None, given: Any = None, **options: Any) -> Any:
+def fitted(
+    module: Any, distiller: Distillation | None = None, *, data: Any = None, given: Any = None, **options: Any
+) -> Any:
     """A module after a fit of a seeded run, with the callback where there is a distiller."""
     torch.manual_seed(5)
     callbacks = [] if distiller is None else [DistillationCallback(distiller, **({} if given is None else given))]

@@ -44,7 +44,15 @@ class Adversaries:
 
 
 def run(
-    make: Any, module: Any, folder: Path, *, epochs: int, ckpt: Any = None, val: bool = False, saves: Any = None, **options: Any
+    make: Any,
+    module: Any,
+    folder: Path,
+    *,
+    epochs: int,
+    ckpt: Any = None,
+    val: bool = False,
+    saves: Any = None,
+    **options: Any,
 ) -> tuple[Any, Distillation, list[torch.Tensor]]:
     """A seeded fit with shuffled data; what was saved is in the folder."""
     torch.manual_seed(5 if ckpt is None else 77)  # a resumed run finds its generators in the checkpoint
@@ -70,7 +78,9 @@ def test_a_resumed_run_has_bit_for_bit_the_weights_of_one_that_went_on(how: str,
     kind = Validated if val else Module
     whole, distiller, _ = run(logits, kind(), tmp_path / "whole", epochs=4, val=val, saves=SAVES[how])
     run(logits, kind(), tmp_path / "part", epochs=2, val=val, saves=SAVES[how])
-    part, resumed, _ = run(logits, kind(), tmp_path / "on", epochs=4, val=val, ckpt=tmp_path / "part" / "epoch=1.ckpt", saves=SAVES[how])  # noqa: E501
+    part, resumed, _ = run(
+        logits, kind(), tmp_path / "on", epochs=4, val=val, ckpt=tmp_path / "part" / "epoch=1.ckpt", saves=SAVES[how]
+    )  # noqa: E501
     assert same_weights(whole, part)
     assert [record["losses"] for record in resumed.history] == [record["losses"] for record in distiller.history]
     assert [record["epoch"] for record in resumed.history] == [0, 1, 2, 3]
@@ -194,7 +204,16 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     def alone() -> Distillation:
         distiller = logits()
-        distiller.criterion = [Distillation({"distillation": {"train": {"criterion": {"KnowledgeDistillationLoss": {"loss_types": ["CE", "MSE"]}}}}}, student_model=made(1, Classifier)).summed()[0]]  # noqa: E501
+        distiller.criterion = [
+            Distillation(
+                {
+                    "distillation": {
+                        "train": {"criterion": {"KnowledgeDistillationLoss": {"loss_types": ["CE", "MSE"]}}}
+                    }
+                },
+                student_model=made(1, Classifier),
+            ).summed()[0]
+        ]  # noqa: E501
         return distiller
 
     assert changed(tmp_path, lambda state: None, alone) == (

@@ -24,7 +24,9 @@ pytestmark = quiet
 
 
 def is_clean(module: Any) -> bool:
-    hooks = [one for part in module.modules() for one in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())]
+    hooks = [
+        one for part in module.modules() for one in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    ]
     return not hooks and "training_step" not in vars(module)
 
 
@@ -84,8 +86,14 @@ def test_copies_in_the_middle_of_a_fit_are_clean_and_train_by_themselves() -> No
     trainer(epochs=1).fit(fresh, loader())
 
 
-@pytest.mark.parametrize("make", [lambda: WeightAveraging(avg_fn=lambda a, b, n: a + (b - a) * 0.5), lambda: StochasticWeightAveraging(0.05, 1)], ids=["ema", "swa"])  # noqa: E501
-@pytest.mark.filterwarnings("ignore:.*lr_scheduler.*", "ignore:Swapping scheduler", "ignore:SWA is currently only supported every epoch")  # noqa: E501
+@pytest.mark.parametrize(
+    "make",
+    [lambda: WeightAveraging(avg_fn=lambda a, b, n: a + (b - a) * 0.5), lambda: StochasticWeightAveraging(0.05, 1)],
+    ids=["ema", "swa"],
+)  # noqa: E501
+@pytest.mark.filterwarnings(
+    "ignore:.*lr_scheduler.*", "ignore:Swapping scheduler", "ignore:SWA is currently only supported every epoch"
+)  # noqa: E501
 def test_averages_of_weights_are_those_of_the_distilled_student(make: Any) -> None:
     found = []
     for first in (True, False):
@@ -213,7 +221,10 @@ def test_a_distiller_that_its_user_ends_in_the_middle_is_an_error() -> None:
 
 
 def test_a_frozen_layer_is_free_again_afterwards() -> None:
-    conf = {"finetune": {"freeze": ["body.*"]}, "distillation": {"train": {"criterion": {"KnowledgeDistillationLoss": {}}}}}
+    conf = {
+        "finetune": {"freeze": ["body.*"]},
+        "distillation": {"train": {"criterion": {"KnowledgeDistillationLoss": {}}}},
+    }
     module, distiller = Module(), Distillation(conf, teacher_model=made(2, lambda: Classifier(16)))
     before = module.model.body[0].weight.detach().clone()
     fitted(module, distiller)
@@ -239,7 +250,14 @@ def test_the_package_of_the_other_name_trains_alike() -> None:
     ours, theirs, module = logits(), logits(), Twin()
     plain = fitted(Module(), ours)
     torch.manual_seed(5)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    pytorch_lightning.Trainer(callbacks=[Other(theirs)], accelerator="cpu", devices=1, max_epochs=2, **quiet).fit(module, loader())  # type: ignore[arg-type]  # noqa: E501
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    pytorch_lightning.Trainer(callbacks=[Other(theirs)], accelerator="cpu", devices=1, max_epochs=2, **quiet).fit(
+        module, loader()
+    )  # type: ignore[arg-type]  # noqa: E501
     assert [one["losses"] for one in ours.history] == [one["losses"] for one in theirs.history]
     assert same_weights(plain.model, module.model)

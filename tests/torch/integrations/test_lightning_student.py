@@ -81,7 +81,12 @@ def test_the_student_is_found(kind: Any, name: str) -> None:
 
 def test_all_ways_to_find_it_train_alike() -> None:
     found = []
-    for module, given in [(OneChild(), {}), (Itself(), {}), (OneChild(), {"student": "network"}), (Late(), {"student": lambda one: one.network})]:  # noqa: E501
+    for module, given in [
+        (OneChild(), {}),
+        (Itself(), {}),
+        (OneChild(), {"student": "network"}),
+        (Late(), {"student": lambda one: one.network}),
+    ]:  # noqa: E501
         distiller = logits()
         fitted(module, distiller, given=given)
         found.append([record["losses"] for record in distiller.history])
