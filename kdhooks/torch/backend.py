@@ -25,6 +25,7 @@ from kdhooks.stored.shared import shared_store
 from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
+from kdhooks.torch.exports import Exports
 from kdhooks.torch.group import Group
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.stored_teacher import StoredTeacher
@@ -44,7 +45,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend(Blocks, Group):
+class TorchBackend(Blocks, Exports, Group):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
