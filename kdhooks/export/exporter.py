@@ -23,8 +23,11 @@ class Exporter(Protocol):
     def outputs(self, rows: int) -> dict[str, NDArray[Any]]:
         """What the copy returns for so many rows of the example inputs, by name; its weights for 0 rows."""
 
+    def feed(self, rows: int) -> dict[str, NDArray[Any]]:
+        """So many rows of the example inputs by the names that an ONNX graph has for them, once it is written."""
+
     def write(self, form: str, path: Path) -> dict[str, Any]:
         """Write the copy in a format of `kdhooks.export.FORMATS`; gives what else is to be known of the file."""
 
     def read(self, form: str, path: Path) -> Callable[[int], dict[str, NDArray[Any]]]:
-        """Load what `write` wrote, without the copy's weights; gives what `outputs` gives, of the file."""
+        """Load what `write` wrote, without the copy's weights; gives what `outputs` gives, of the file; not for ONNX."""

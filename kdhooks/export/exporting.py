@@ -11,6 +11,7 @@ from typing import Any
 from kdhooks.backend import backend_of
 from kdhooks.check.report import table
 from kdhooks.errors import ExportError, KDHooksError, UsageError
+from kdhooks.export import onnx_session
 from kdhooks.export.comparing import TOLERANCES, compared
 from kdhooks.export.exporter import Exporter
 from kdhooks.export.formats import Format, check_framework, format_of
@@ -158,16 +159,18 @@ def _written(
     return ExportReport(tuple(done), failed)
 
 
-def _one(exporter: Any, path: Path, form: Format, tolerance: float | None) -> Exported:
+def _one(exporter: Exporter, path: Path, form: Format, tolerance: float | None) -> Exported:
     if form.needs_inputs and not exporter.rows:
         raise UsageError(f"{path} can't be written without example inputs: pass inputs=, a batch as the model takes it")
     allowed = TOLERANCES.get(exporter.precision, 1e-5) if tolerance is None else tolerance
+    if form.name == "onnx":
+        onnx_session.check_package()
     with placed(path) as temporary:
         begun = time.perf_counter()
         try:
             facts = exporter.write(form.name, temporary)
             written = time.perf_counter()
-            read = exporter.read(form.name, temporary)
+            read = _reader(exporter, form, temporary)
             loaded = time.perf_counter()
             difference = _compared(exporter, read, allowed)
         except ExportError as error:
@@ -184,6 +187,14 @@ def _one(exporter: Any, path: Path, form: Format, tolerance: float | None) -> Ex
         loading_seconds=loaded - written,
         facts=facts,
     )
+
+
+def _reader(exporter: Exporter, form: Format, path: Path) -> Callable[[int], Mapping[str, Any]]:
+    """What gives the outputs of a file by the number of rows."""
+    if form.name != "onnx":
+        return exporter.read(form.name, path)
+    run = onnx_session.session(path)
+    return lambda rows: run(exporter.feed(rows))
 
 
 def _compared(exporter: Exporter, read: Callable[[int], Mapping[str, Any]], allowed: float) -> float:

@@ -20,6 +20,7 @@ class Format:
         title: what a file of it holds.
         frameworks: whose models can be written in it.
         needs_inputs: whether example inputs are needed to write it.
+        any_name: whether its files may have any name, since those who read them don't ask for the suffix.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Format:
     title: str
     frameworks: tuple[str, ...]
     needs_inputs: bool
+    any_name: bool = False
 
     def __str__(self) -> str:
         return self.suffix or "a SavedModel folder"
@@ -38,10 +40,10 @@ FORMATS: Mapping[str, Format] = {
     one.name: one
     for one in (
         Format("safetensors", ".safetensors", "weights by name", _BOTH, False),
-        Format("pt2", ".pt2", "a program of torch.export", ("pytorch",), True),
-        Format("onnx", ".onnx", "an ONNX graph", _BOTH, True),
+        Format("pt2", ".pt2", "a program of torch.export", ("pytorch",), True, True),
+        Format("onnx", ".onnx", "an ONNX graph", _BOTH, True, True),
         Format("keras", ".keras", "a Keras model", ("tensorflow",), True),
-        Format("savedmodel", "", "a TensorFlow SavedModel", ("tensorflow",), True),
+        Format("savedmodel", "", "a TensorFlow SavedModel", ("tensorflow",), True, True),
         Format("h5", ".weights.h5", "weights of a Keras model", ("tensorflow",), False),
     )
 }
@@ -63,6 +65,8 @@ def format_of(path: str | Path, named: str | None = None) -> Format:
         found = FORMATS.get(named.removeprefix(".").lower())
         if found is None:
             raise UsageError(f"there is no format {named!r}. {did_you_mean(named, FORMATS, what='Formats')}")
+        if not found.any_name and not Path(path).name.endswith(found.suffix):
+            raise UsageError(f"{path}: files of the format {found.name!r} end in {found.suffix}, else nobody reads them")
         return found
     name = Path(path).name.lower()
     for one in FORMATS.values():

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdhooks.errors import ExportError, KDHooksError, ModelError
+from kdhooks.errors import ExportError, KDHooksError, ModelError, UsageError
 from kdhooks.measurement import batch_of, rows_in
 from kdhooks.measurement.runs import described, reason_of
 from kdhooks.nests import is_array, map_leaves
@@ -73,6 +73,11 @@ class TorchExporter:
         """What the copy returns for so many rows; its weights for 0 rows."""
         return self._own[rows]
 
+    def feed(self, rows: int) -> dict[str, NDArray[Any]]:
+        """So many rows of the example inputs, by the names that they have in a graph."""
+        batch = self.batch(rows)
+        return arrays(dict(zip(self._traced().inputs, export_program.tensors_of_call(self.twin, batch), strict=True)))
+
     def write(self, form: str, path: Path) -> dict[str, Any]:
         """Write the copy in a format."""
         with _alone():
@@ -99,8 +104,7 @@ class TorchExporter:
         if form == "pt2":
             module = export_program.load_program(path).module()
             return lambda rows: self._of(module, rows)
-        run = export_onnx.session(path)
-        return lambda rows: run(self.batch(rows))
+        raise UsageError(f"a {form} file is run by its own package, not by torch")
 
     def _of(self, module: nn.Module, rows: int) -> dict[str, NDArray[Any]]:
         args, kwargs = as_call(self.batch(rows))

@@ -1,32 +1,30 @@
-"""ONNX: from a traced program by torch's exporter, run again in onnxruntime on the CPU."""
+"""ONNX: from a traced program by torch's exporter."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from kdhooks.errors import ExportError, MissingPackageError
-from kdhooks.torch.export_copy import arrays, named
-from kdhooks.torch.export_program import Program, quiet
+from kdhooks.messages import others_silent
+from kdhooks.torch.export_program import Program
 
 OPSET = 18
 """What torch's exporter writes by itself, without converting it afterwards, and all onnxruntimes since 1.14 read."""
 
 
 def check_packages() -> None:
-    """MissingPackageError where a package is missing: of the exporter, or what runs the file again."""
-    for package, purpose in (("onnxscript", "an .onnx file"), ("onnxruntime", "running an .onnx file again")):
-        try:
-            with quiet():
-                import_module(package)
-        except ImportError:
-            raise MissingPackageError(package, purpose, "export") from None
+    """MissingPackageError where what torch's exporter stands on is missing."""
+    try:
+        with others_silent():
+            import_module("onnxscript")
+    except ImportError:
+        raise MissingPackageError("onnxscript", "an .onnx file", "export") from None
 
 
 def write(program: Program, outputs: Sequence[str], path: Path, opset: int | None) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def write(program: Program, outputs: Sequence[str], path: Path, opset: int | Non
     """
     opset = OPSET if opset is None else opset
     try:
-        with quiet():
+        with others_silent():
             made: Any = torch.onnx.export(program.exported, (), dynamo=True, opset_version=opset, verbose=False)
             _name(made.model.graph, program.inputs, outputs)
             made.save(str(path))
@@ -55,41 +53,6 @@ def write(program: Program, outputs: Sequence[str], path: Path, opset: int | Non
     if written != opset:
         raise ExportError(f"torch {torch.__version__} wrote opset {written} in place of {opset}: ask for opset {OPSET}")
     return {"opset": opset, "inputs": [one.name for one in made.model.graph.inputs], "outputs": list(outputs)}
-
-
-def session(path: Path) -> Callable[[Any], dict[str, NDArray[Any]]]:
-    """Load a file; what it gives is called with a batch and returns outputs by name.
-
-    Raises:
-        ExportError: onnxruntime can't load the file, or can't run it.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # no warnings
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, of no common base
-        raise ExportError(f"onnxruntime can't load it: {_first_line(error)}") from error
-    names = [one.name for one in loaded.get_outputs()]
-    wanted = [one.name for one in loaded.get_inputs()]
-
-    def run(batch: Any) -> dict[str, NDArray[Any]]:
-        given = batch if isinstance(batch, (tuple, list, Mapping)) else (batch,)
-        by_name = isinstance(given, Mapping) and set(wanted) <= set(given)
-        values = [given[name] for name in wanted] if by_name else list(named(_as_output(given)).values())
-        feed = arrays(dict(zip(wanted, values, strict=False)))
-        try:
-            return dict(zip(names, loaded.run(None, feed), strict=True))
-        except Exception as error:
-            raise ExportError(f"onnxruntime can't run it: {_first_line(error)}") from error
-
-    return run
-
-
-def _as_output(given: Any) -> Any:
-    return given if isinstance(given, Mapping) else tuple(given)
 
 
 def _name(graph: Any, inputs: Mapping[str, Mapping[int, str]], outputs: Sequence[str]) -> None:

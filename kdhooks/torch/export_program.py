@@ -9,8 +9,6 @@ import contextlib
 import inspect
 import io
 import json
-import logging
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from kdhooks.errors import DataError, ExportError, place_of
 from kdhooks.measurement.rows import rows_in
+from kdhooks.messages import others_silent
 from kdhooks.nests import map_leaves
 from kdhooks.torch.export_copy import plain
 from kdhooks.torch.outputs import as_call
@@ -55,18 +54,15 @@ def trace(twin: nn.Module, batch: Any, dynamic_batch: bool, dynamic_length: bool
     Raises:
         ExportError: it can't be traced; the message says why.
     """
-    args, kwargs = as_call(batch)
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
     _return_plain(twin)
-    given = inspect.signature(twin.forward).bind(*args, **kwargs).arguments
-    kwargs = {name: kwargs[name] for name in given if name in kwargs} | kwargs  # in the order of the signature
+    args, kwargs, given = _call(twin, batch)
     axes = _axes(batch, dynamic_batch, dynamic_length)
     problem: Exception | None = None
     for smallest in (0, 2):  # a program that takes one row too, and else one that was only promised two and more
         dims = {name: Dim(name) if smallest == 0 else Dim(name, min=2) for name in (_BATCH, _LENGTH)}
         shapes = map_leaves(_is_leaf, lambda leaf: _dims(leaf, axes, dims), given)
         try:
-            with quiet(), _any_size(smallest == 0):
+            with others_silent(), _any_size(smallest == 0):
                 program = torch.export.export(twin, args, kwargs, dynamic_shapes=shapes or None)
         except Exception as error:  # whatever a foreign model makes of being traced
             problem = problem or error
@@ -85,7 +81,7 @@ def write(program: Program, path: Path) -> None:
     before = exported.example_inputs
     exported.example_inputs = None
     try:
-        with quiet():
+        with others_silent():
             torch.export.save(exported, path)
     finally:
         exported.example_inputs = before
@@ -113,7 +109,7 @@ def load_program(path: str | Path) -> ExportedProgram:
     if pickled:
         raise DataError(f"{path} holds the pickled object {pickled}, which would be run when loaded: it is refused")
     try:
-        with quiet():
+        with others_silent():
             found: ExportedProgram = torch.export.load(path)
     except Exception:  # whatever a damaged file makes of the reader
         raise DataError(f"{path} is no program of torch.export that this torch can read, or damaged") from None
@@ -139,19 +135,6 @@ def _pickled(archive: zipfile.ZipFile) -> str | None:
             except Exception:  # torch would go on and load it with all that is in it
                 return name
     return None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings, logs and prints of exporters, which tell their developers of themselves."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(before)
 
 
 def _return_plain(twin: nn.Module) -> None:
@@ -189,6 +172,19 @@ def _axes(batch: Any, dynamic_batch: bool, dynamic_length: bool) -> dict[int, tu
             raise ExportError("dynamic_length is for token inputs, and no input is of integers with two axes or more")
         found[1] = (_LENGTH, int(tokens[0].shape[1]))
     return found
+
+
+def tensors_of_call(twin: nn.Module, batch: Any) -> list[Tensor]:
+    """The tensors of a batch in the order in which a program takes them."""
+    return _tensors(_call(twin, batch)[2])
+
+
+def _call(twin: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """How the model is called, keywords in the order of its signature; and all of it by the parameters' names."""
+    args, kwargs = as_call(batch)
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    given = dict(inspect.signature(twin.forward).bind(*args, **kwargs).arguments)
+    return args, {name: kwargs[name] for name in given if name in kwargs} | kwargs, given
 
 
 def _tensors(batch: Any) -> list[Tensor]:
