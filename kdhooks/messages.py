@@ -58,7 +58,7 @@ def warnings_only() -> Iterator[None]:
 
 @contextmanager
 def others_silent() -> Iterator[None]:
-    """Within the block nothing is warned, logged or printed: for exporters, which tell their developers of themselves."""
+    """Within the block nothing is warned, logged or printed: exporters tell their developers of themselves."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

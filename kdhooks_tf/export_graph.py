@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from kdhooks.errors import ExportError
+from kdhooks.errors import UsageError
 from kdhooks.measurement import rows_in
 from kdhooks.nests import map_leaves
 from kdhooks_tf.export_outputs import named
@@ -51,22 +51,20 @@ class Served:
         model: a clean copy.
         inputs: example inputs, tensors.
         dynamic_batch: whether the first axis of tensors with as many rows as the first may have any length.
-        dynamic_length: whether the second axis of token inputs may.
+        length: that of the second axis of token inputs where it may vary, or None.
 
     Attributes:
         model: the copy.
         specs: of the input tensors by name, in order.
     """
 
-    def __init__(self, model: Any, inputs: Any, dynamic_batch: bool, dynamic_length: bool) -> None:
+    def __init__(self, model: Any, inputs: Any, dynamic_batch: bool, length: int | None) -> None:
         self.model = model
         self._rows = rows_in(inputs) if dynamic_batch else None
-        self._length = _length(inputs) if dynamic_length else None
+        self._length = length
         self._nest = inputs
         names = _names(model, inputs)
-        self.specs = {
-            name: self._spec(leaf, name) for name, leaf in zip(names, tensors_of_nest(inputs), strict=True)
-        }
+        self.specs = {name: self._spec(leaf, name) for name, leaf in zip(names, tensors_of_nest(inputs), strict=True)}
 
     def by_name(self, inputs: Any) -> dict[str, Tensor]:
         """The tensors of inputs by name."""
@@ -111,11 +109,16 @@ class Served:
         return tf.TensorSpec(shape, leaf.dtype, name=name)
 
 
-def _length(inputs: Any) -> int:
+def length_of(inputs: Any) -> int:
+    """The length of token inputs: the second axis of the first input of integers.
+
+    Raises:
+        UsageError: there is no such input.
+    """
     for leaf in tensors_of_nest(inputs):
         if leaf.shape.rank >= 2 and leaf.dtype.is_integer:
             return int(leaf.shape[1])
-    raise ExportError("dynamic_length is for token inputs, and no input is of integers with two axes or more")
+    raise UsageError("dynamic_length is for token inputs, and no input is of integers with two axes or more")
 
 
 def _names(model: Any, inputs: Any) -> list[str]:
@@ -141,5 +144,3 @@ def _unlike(names: Sequence[str]) -> list[str]:
 def _word(name: str) -> str:
     """A name that TensorFlow takes for a keyword."""
     return re.sub(r"\W", "_", name)
-
-

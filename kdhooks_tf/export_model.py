@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from kdhooks.errors import ExportError, ModelError
-from kdhooks.measurement import batch_of, rows_in
+from kdhooks.measurement import batch_of, rows_in, shorter
 from kdhooks.measurement.runs import described, reason_of
 from kdhooks.messages import others_silent
 from kdhooks.nests import is_array, map_leaves
@@ -56,20 +56,23 @@ class KerasExporter:
         self.twin = copied(model, weights_of(model))
         self.precision = _precision(self.twin)
         self.rows: tuple[int, ...] = ()
+        self.length: int | None = None
         self._opset = opset
         self._own: dict[int, dict[str, NDArray[Any]]] = {0: weights_of(self.twin)}
         inputs = export_graph.example_inputs(self.twin) if inputs is None else inputs
         if inputs is not None:
             self._inputs = map_leaves(is_array, tf.convert_to_tensor, inputs)
             count = rows_in(self._inputs)
+            self.length = export_graph.length_of(self._inputs) if dynamic_length else None
             self.rows = tuple(dict.fromkeys((count, 1, count + 1))) if dynamic_batch else (count,)
             for rows in self.rows:
                 self._own[rows] = self._first(rows)
-            self._served = export_graph.Served(self.twin, self._inputs, dynamic_batch, dynamic_length)
+            self._served = export_graph.Served(self.twin, self._inputs, dynamic_batch, self.length)
 
     def batch(self, rows: int) -> Any:
-        """So many rows of the example inputs."""
-        return batch_of(self._inputs, rows, lambda parts: tf.concat(parts, 0))
+        """So many rows of the example inputs; of the last size half as long, where the length may vary."""
+        batch = batch_of(self._inputs, rows, lambda parts: tf.concat(parts, 0))
+        return batch if self.length is None or rows != self.rows[-1] else shorter(batch, self.length)
 
     def outputs(self, rows: int) -> dict[str, NDArray[Any]]:
         """What the copy returns for so many rows; its weights for 0 rows."""
@@ -173,5 +176,3 @@ def _classes(model: Any) -> dict[str, Any]:
     """The user's own classes of layers by name, which a file of Keras does not hold."""
     kinds = {type(layer) for layer in layers_of(model)}
     return {kind.__name__: kind for kind in kinds if kind.__module__.split(".")[0] != "keras"}
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,8 @@ def _packages() -> tuple[Any, Any]:
         except ImportError as error:
             package = "onnx" if error.name == "onnx" else "tf2onnx"
             raise MissingPackageError(package, "an .onnx file of a Keras model", "export") from None
-        try:  # Keras' own repairs of tf2onnx for NumPy 2
+        with suppress(ImportError):  # Keras' own repairs of tf2onnx for NumPy 2
             import_module("keras.src.export.tf2onnx_lib").patch_tf2onnx()
-        except ImportError:
-            pass
     return converter, onnx
 
 

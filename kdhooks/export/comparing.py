@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCES = {"float64": 1e-5, "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
-"""The largest difference that is allowed, by the least precise dtype that a model computes in: some of its last bits."""
+"""The largest difference that is allowed, by the least precise dtype that a model computes in: a few last bits."""
 
 
 def compared(

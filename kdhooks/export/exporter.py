@@ -14,10 +14,12 @@ class Exporter(Protocol):
 
     Attributes:
         rows: batch sizes to compare on, that of the example inputs first; empty where there are none.
+        length: that of token inputs, where it may vary: of the last of those batches it is half; else None.
         precision: the least precise floating dtype that the model computes in, as NumPy spells it.
     """
 
     rows: tuple[int, ...]
+    length: int | None
     precision: str
 
     def outputs(self, rows: int) -> dict[str, NDArray[Any]]:
@@ -30,4 +32,4 @@ class Exporter(Protocol):
         """Write the copy in a format of `kdhooks.export.FORMATS`; gives what else is to be known of the file."""
 
     def read(self, form: str, path: Path) -> Callable[[int], dict[str, NDArray[Any]]]:
-        """Load what `write` wrote, without the copy's weights; gives what `outputs` gives, of the file; not for ONNX."""
+        """Load what `write` wrote, but ONNX, without the copy's weights; gives `outputs` of the file."""

@@ -17,6 +17,7 @@ from kdhooks.export.exporter import Exporter
 from kdhooks.export.formats import Format, check_framework, format_of
 from kdhooks.export.placing import bytes_of, check_place, placed
 from kdhooks.export.result import Exported
+from kdhooks.measurement.runs import reason_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,13 @@ class ExportReport:
         """Whether all are written."""
         return not self.failed
 
+    def table(self) -> str:
+        """A table of those that are written."""
+        return table([one.row() for one in self.exported])
+
     def text(self) -> str:
-        """A table of those that are written, and a line for each that is not."""
-        lines = [table([one.row() for one in self.exported])] if self.exported else []
+        """The table, and a line for each that is not written."""
+        lines = [self.table()] if self.exported else []
         return "\n".join([*lines, *(f"not written: {error}" for error in self.failed.values())])
 
     __str__ = text
@@ -128,6 +133,11 @@ def export_all(
     return _written(model, targets, inputs, tolerance, options)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    if options["dynamic_length"] and not options["dynamic_batch"]:
+        raise UsageError("dynamic_length goes with batches of any size: leave dynamic_batch as it is, or both out")
+
+
 def _written(
     model: Any,
     targets: Sequence[tuple[Path, Format]],
@@ -135,6 +145,7 @@ def _written(
     tolerance: float | None,
     options: Mapping[str, Any],
 ) -> ExportReport:
+    _check_options(options)
     backend = backend_of(model)
     failed: dict[Path, KDHooksError] = {}
     ready = []
@@ -148,7 +159,13 @@ def _written(
         except KDHooksError as error:
             failed[path] = error
     done: list[Exported] = []
-    exporter = backend.exporter(model, inputs, **options) if ready else None
+    exporter: Any = backend.exporter(model, inputs, **options) if ready else None
+    for path, form in ready:
+        if form.needs_inputs and not exporter.rows:
+            raise UsageError(
+                f"{path} can't be written without example inputs: pass a batch as the model takes it "
+                "(inputs=, or on the command line --shape, --tokens or --config)"
+            )
     for path, form in ready:
         try:
             done.append(_one(exporter, path, form, tolerance))
@@ -160,8 +177,6 @@ def _written(
 
 
 def _one(exporter: Exporter, path: Path, form: Format, tolerance: float | None) -> Exported:
-    if form.needs_inputs and not exporter.rows:
-        raise UsageError(f"{path} can't be written without example inputs: pass inputs=, a batch as the model takes it")
     allowed = TOLERANCES.get(exporter.precision, 1e-5) if tolerance is None else tolerance
     if form.name == "onnx":
         onnx_session.check_package()
@@ -185,7 +200,7 @@ def _one(exporter: Exporter, path: Path, form: Format, tolerance: float | None) 
         bytes=size,
         seconds=written - begun,
         loading_seconds=loaded - written,
-        facts=facts,
+        facts={**facts, "lengths": [exporter.length, max(1, exporter.length // 2)]} if exporter.length else facts,
     )
 
 
@@ -201,7 +216,13 @@ def _compared(exporter: Exporter, read: Callable[[int], Mapping[str, Any]], allo
     """The largest difference over all batch sizes."""
     largest = 0.0
     for rows in exporter.rows or (0,):
-        difference, wrong = compared(exporter.outputs(rows), read(rows), allowed)
+        try:
+            given = read(rows)
+        except KDHooksError:
+            raise
+        except Exception as error:  # of a foreign program, on a batch of this size
+            raise ExportError(f"loaded again it can't be run: {reason_of(error)}") from error
+        difference, wrong = compared(exporter.outputs(rows), given, allowed)
         if wrong is not None:
             where = f" for {rows} row{'' if rows == 1 else 's'}" if rows else ""
             raise ExportError(f"loaded again it gives other numbers{where}: {wrong}")

@@ -66,7 +66,9 @@ def format_of(path: str | Path, named: str | None = None) -> Format:
         if found is None:
             raise UsageError(f"there is no format {named!r}. {did_you_mean(named, FORMATS, what='Formats')}")
         if not found.any_name and not Path(path).name.endswith(found.suffix):
-            raise UsageError(f"{path}: files of the format {found.name!r} end in {found.suffix}, else nobody reads them")
+            raise UsageError(
+                f"{path}: files of the format {found.name!r} end in {found.suffix}, else nobody reads them"
+            )
         return found
     name = Path(path).name.lower()
     for one in FORMATS.values():

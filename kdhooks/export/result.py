@@ -21,7 +21,7 @@ class Exported:
         bytes: of the file, or of all in the folder.
         seconds: that writing took.
         loading_seconds: that loading took.
-        facts: what else is to be known: ``opset``, ``inputs``, ``outputs``.
+        facts: what else is to be known: ``opset``, ``inputs``, ``outputs``, ``lengths`` that token inputs had.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Exported:
         a.onnx: 2.0 KiB, differs by at most 2.0e-07 in batches of 4 and 1, written in 1.5 s, loaded in 0.1 s (opset 18)
         """
         more = f" (opset {self.facts['opset']})" if "opset" in self.facts else ""
-        where = f"in batches of {_joined(self.rows)}" if self.rows else "in its weights"
+        where = f"in {self._batches()}" if self.rows else "in its weights"
         return (
             f"{self.path}: {size(self.bytes)}, differs by at most {self.difference:.1e} {where}, "
             f"written in {self.seconds:.1f} s, loaded in {self.loading_seconds:.1f} s{more}"
@@ -62,10 +62,14 @@ class Exported:
             "holds": f"opset {self.facts['opset']}" if "opset" in self.facts else self.format,
             "size": size(self.bytes),
             "differs by": f"{self.difference:.1e}",
-            "compared": f"batches of {_joined(self.rows)}" if self.rows else "weights",
+            "compared": self._batches() if self.rows else "weights",
             "written": f"{self.seconds:.1f} s",
             "loaded": f"{self.loading_seconds:.1f} s",
         }
+
+    def _batches(self) -> str:
+        lengths = f" of length {_joined(self.facts['lengths'])}" if "lengths" in self.facts else ""
+        return f"batches of {_joined(self.rows)}{lengths}"
 
 
 def size(count: int) -> str:

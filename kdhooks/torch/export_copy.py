@@ -130,3 +130,25 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
         unknown = here.dtype is torch.bfloat16 or str(here.dtype).startswith("torch.float8")
         found[name] = np.array((here.float() if unknown else here).resolve_conj().numpy())
     return found
+
+
+def each_once(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a state for safetensors, tied ones once; and metadata: which name stands for which.
+
+    Of names of one tensor the first stays, which is the embedding of a language model with a tied head, as its readers
+    expect. ``safetensors.torch.load_model`` and ``load_state_dict(..., strict=False)`` load such a file.
+    """
+    kept: dict[str, Tensor] = {}
+    metadata = {"format": "pt"}
+    first: dict[Any, str] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            continue
+        memory = value.untyped_storage().data_ptr()
+        key = (memory, value.storage_offset(), value.shape, value.stride(), value.dtype) if value.numel() else name
+        if key in first:
+            metadata[name] = first[key]
+        else:
+            first[key] = name
+            kept[name] = value.detach().clone(memory_format=torch.contiguous_format)  # views share memory, too
+    return kept, metadata

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.errors import ExportError, KDHooksError, ModelError, UsageError
-from kdhooks.measurement import batch_of, rows_in
+from kdhooks.measurement import batch_of, rows_in, shorter
 from kdhooks.measurement.runs import described, reason_of
 from kdhooks.nests import is_array, map_leaves
 from kdhooks.torch import export_onnx, export_program
-from kdhooks.torch.export_copy import arrays, clean_twin, floats_as, named, plain, precision_of
+from kdhooks.torch.export_copy import arrays, clean_twin, each_once, floats_as, named, plain, precision_of
 from kdhooks.torch.outputs import as_call, describe
 from kdhooks.torch.weights import read_weights, safetensors
 
@@ -54,20 +54,23 @@ class TorchExporter:
         self.twin = clean_twin(model)
         self.precision = precision_of(self.twin)
         self.rows: tuple[int, ...] = ()
-        self._dynamic = (dynamic_batch, dynamic_length)
+        self.length: int | None = None
+        self._dynamic = dynamic_batch
         self._opset = opset
         self._own: dict[int, dict[str, NDArray[Any]]] = {0: arrays(self.twin.state_dict())}
         self._program: Any = None
         if inputs is not None:
             self._inputs = floats_as(self.twin, map_leaves(is_array, _tensor, inputs))
             count = rows_in(self._inputs)
+            self.length = export_program.length_of(self._inputs) if dynamic_length else None
             self.rows = tuple(dict.fromkeys((count, 1, count + 1))) if dynamic_batch else (count,)
             for rows in self.rows:
                 self._own[rows] = self._first(rows)
 
     def batch(self, rows: int) -> Any:
-        """So many rows of the example inputs."""
-        return batch_of(self._inputs, rows, torch.cat)
+        """So many rows of the example inputs; of the last size half as long, where the length may vary."""
+        batch = batch_of(self._inputs, rows, torch.cat)
+        return batch if self.length is None or rows != self.rows[-1] else shorter(batch, self.length)
 
     def outputs(self, rows: int) -> dict[str, NDArray[Any]]:
         """What the copy returns for so many rows; its weights for 0 rows."""
@@ -82,7 +85,8 @@ class TorchExporter:
         """Write the copy in a format."""
         with _alone():
             if form == "safetensors":
-                safetensors().save_model(self.twin, str(path), metadata={"format": "pt"})
+                tensors, metadata = each_once(self.twin.state_dict())
+                safetensors().save_file(tensors, str(path), metadata)
                 return {}
             if form == "onnx":
                 export_onnx.check_packages()
@@ -131,9 +135,10 @@ class TorchExporter:
     def _traced(self) -> export_program.Program:
         """The traced program; the error of the first time where it can't be traced."""
         if self._program is None:
-            batch = self.batch(max(2, self.rows[0]) if self._dynamic[0] else self.rows[0])
+            rows = max(2, self.rows[0]) if self._dynamic else self.rows[0]
+            batch = batch_of(self._inputs, rows, torch.cat)
             try:
-                self._program = export_program.trace(self.twin, batch, *self._dynamic)
+                self._program = export_program.trace(self.twin, batch, self._dynamic, self.length)
             except ExportError as error:
                 self._program = error
         if isinstance(self._program, KDHooksError):

@@ -12,6 +12,8 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from kdhooks.errors import DataError, ExportError, place_of
+from kdhooks.errors import DataError, ExportError, UsageError, place_of
 from kdhooks.measurement.rows import rows_in
 from kdhooks.messages import others_silent
 from kdhooks.nests import map_leaves
@@ -42,31 +44,30 @@ class Program:
     inputs: Mapping[str, Mapping[int, str]]
 
 
-def trace(twin: nn.Module, batch: Any, dynamic_batch: bool, dynamic_length: bool) -> Program:
+def trace(twin: nn.Module, batch: Any, dynamic_batch: bool, length: int | None) -> Program:
     """Trace a clean copy, whose ``forward`` returns plain outputs from now on.
 
     Args:
         twin: in evaluation mode.
         batch: two rows or more where the batch's size may vary.
         dynamic_batch: whether it may.
-        dynamic_length: whether the second axis of token inputs may.
+        length: that of the second axis of token inputs where it may vary, or None.
 
     Raises:
         ExportError: it can't be traced; the message says why.
     """
     _return_plain(twin)
     args, kwargs, given = _call(twin, batch)
-    axes = _axes(batch, dynamic_batch, dynamic_length)
+    axes = _axes(batch, dynamic_batch, length)
     problem: Exception | None = None
-    for smallest in (0, 2):  # a program that takes one row too, and else one that was only promised two and more
-        dims = {name: Dim(name) if smallest == 0 else Dim(name, min=2) for name in (_BATCH, _LENGTH)}
-        shapes = map_leaves(_is_leaf, lambda leaf: _dims(leaf, axes, dims), given)
+    shapes = map_leaves(_is_leaf, partial(_dims, axes=axes), given)
+    for one_row in (True, False):  # a program that was told of batches of one row, and else one of two and more
         try:
-            with others_silent(), _any_size(smallest == 0):
+            with others_silent(), _any_size(one_row):
                 program = torch.export.export(twin, args, kwargs, dynamic_shapes=shapes or None)
         except Exception as error:  # whatever a foreign model makes of being traced
             problem = problem or error
-            if not (dynamic_batch or dynamic_length) or not _is_about_sizes(error):
+            if not dynamic_batch or not _is_about_sizes(error):
                 break
             continue
         for node in program.graph_module.graph.nodes:
@@ -148,30 +149,37 @@ def _return_plain(twin: nn.Module) -> None:
 
     plain_forward.__signature__ = signature  # type: ignore[attr-defined]
     plain_forward._plain = True  # type: ignore[attr-defined]
-    twin.forward = plain_forward  # type: ignore[method-assign]
+    twin.forward = plain_forward
 
 
 @contextlib.contextmanager
 def _any_size(wanted: bool) -> Iterator[None]:
     """Trace so that a batch of one row is a batch like any other, where this torch can."""
-    from torch.fx.experimental import _config
+    options: Any = import_module("torch.fx.experimental._config")
 
-    if wanted and hasattr(_config, "backed_size_oblivious"):
-        with _config.patch(backed_size_oblivious=True):
+    if wanted and hasattr(options, "backed_size_oblivious"):
+        with options.patch(backed_size_oblivious=True):
             yield
     else:
         yield
 
 
-def _axes(batch: Any, dynamic_batch: bool, dynamic_length: bool) -> dict[int, tuple[str, int]]:
+def length_of(batch: Any) -> int:
+    """The length of token inputs: the second axis of the first input of integers.
+
+    Raises:
+        UsageError: there is no such input.
+    """
+    for leaf in _tensors(batch):
+        if leaf.ndim >= 2 and not leaf.is_floating_point():
+            return int(leaf.shape[1])
+    raise UsageError("dynamic_length is for token inputs, and no input is of integers with two axes or more")
+
+
+def _axes(batch: Any, dynamic_batch: bool, length: int | None) -> dict[int, tuple[str, int]]:
     """By axis the name and the length that a tensor's axis has where it may vary."""
     found = {0: (_BATCH, rows_in(batch))} if dynamic_batch else {}
-    tokens = [leaf for leaf in _tensors(batch) if leaf.ndim >= 2 and not leaf.is_floating_point()]
-    if dynamic_length:
-        if not tokens:
-            raise ExportError("dynamic_length is for token inputs, and no input is of integers with two axes or more")
-        found[1] = (_LENGTH, int(tokens[0].shape[1]))
-    return found
+    return found if length is None else {**found, 1: (_LENGTH, length)}
 
 
 def tensors_of_call(twin: nn.Module, batch: Any) -> list[Tensor]:
@@ -182,7 +190,6 @@ def tensors_of_call(twin: nn.Module, batch: Any) -> list[Tensor]:
 def _call(twin: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """How the model is called, keywords in the order of its signature; and all of it by the parameters' names."""
     args, kwargs = as_call(batch)
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
     given = dict(inspect.signature(twin.forward).bind(*args, **kwargs).arguments)
     return args, {name: kwargs[name] for name in given if name in kwargs} | kwargs, given
 
@@ -197,10 +204,8 @@ def _varying(tensor: Tensor, axes: Mapping[int, tuple[str, int]]) -> dict[int, s
     return {axis: name for axis, (name, size) in axes.items() if axis < tensor.ndim and tensor.shape[axis] == size}
 
 
-def _dims(leaf: Any, axes: Mapping[int, tuple[str, int]], dims: Mapping[str, Any]) -> Any:
-    if not isinstance(leaf, Tensor):
-        return None
-    return {axis: dims[name] for axis, name in _varying(leaf, axes).items()} or None
+def _dims(leaf: Any, axes: Mapping[int, tuple[str, int]]) -> Any:
+    return dict.fromkeys(_varying(leaf, axes), Dim.DYNAMIC) or None if isinstance(leaf, Tensor) else None
 
 
 def _is_leaf(value: Any) -> bool:
