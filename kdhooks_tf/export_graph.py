@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ def example_inputs(model: Any) -> Any:
     """Two rows of what a functional or Sequential model says that it takes; None where that is not known."""
     if not takes_structure(model) or not getattr(model, "inputs", None):
         return None
-    inputs = model.input if hasattr(model, "input") else model.inputs
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     leaves = [one for one in model.inputs if None in tuple(one.shape)[1:] or one.shape[0] not in (None, 2)]
     if leaves:
         return None

@@ -21,7 +21,7 @@ class Exports:
 
     def read_run(self, model: Any, path: Path) -> str | None:
         """Load the best weights of a checkpoint of `fit()`, or the last; says which, None for any other file."""
-        if path.exists() and not _is_checkpoint(path):
+        if not _is_checkpoint(path):
             return None
         content = CheckpointFile(path).read()
         check_student(model, content["student"], path)

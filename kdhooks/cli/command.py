@@ -172,7 +172,7 @@ def _export(commands: _Commands[argparse.ArgumentParser]) -> None:
         action="append",
         required=True,
         metavar="FILE",
-        help=".safetensors, .pt2 or .onnx; of a Keras model .keras, .weights.h5, or a folder (SavedModel); several times",
+        help=".safetensors, .pt2, .onnx; of a Keras model .keras, .weights.h5, a folder (SavedModel); several times",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights, or the checkpoint of a run: its best")
     parser.add_argument("--run", type=Path, metavar="DIR", help="a run's folder, whose best weights are taken")

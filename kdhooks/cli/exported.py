@@ -61,6 +61,8 @@ def _read_weights(backend: Backend, model: Any, arguments: Namespace) -> str:
         if not arguments.run.is_dir():
             raise UsageError(f"--run {arguments.run} is no folder: name the folder of a run, or a file with --weights")
         path = arguments.run / _CHECKPOINTS[backend.name]
+        if not path.is_file():
+            raise UsageError(f"there is no checkpoint at {path}: name the folder in which fit() worked")
     if path is None:
         return f"those that {arguments.model} has"
     said = backend.read_run(model, path)

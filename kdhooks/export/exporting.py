@@ -10,7 +10,7 @@ from typing import Any
 
 from kdhooks.backend import backend_of
 from kdhooks.check.report import table
-from kdhooks.errors import ExportError, KDHooksError, UsageError
+from kdhooks.errors import DataError, ExportError, KDHooksError, ModelError, UsageError
 from kdhooks.export import onnx_session
 from kdhooks.export.comparing import TOLERANCES, compared
 from kdhooks.export.exporter import Exporter
@@ -188,8 +188,9 @@ def _one(exporter: Exporter, path: Path, form: Format, tolerance: float | None) 
             read = _reader(exporter, form, temporary)
             loaded = time.perf_counter()
             difference = _compared(exporter, read, allowed)
-        except ExportError as error:
-            raise ExportError(f"{path}: {error}") from error.__cause__
+        except (DataError, ModelError) as error:  # ExportError is one, too
+            told = str(error).replace(str(temporary), path.name)
+            raise ExportError(f"{path}: {told}") from error.__cause__
         size = bytes_of(temporary)
     return Exported(
         path=path,

@@ -86,6 +86,8 @@ class TorchExporter:
         with _alone():
             if form == "safetensors":
                 tensors, metadata = each_once(self.twin.state_dict())
+                if not tensors:
+                    raise ExportError(f"{type(self.twin).__name__} has no weights")
                 safetensors().save_file(tensors, str(path), metadata)
                 return {}
             if form == "onnx":

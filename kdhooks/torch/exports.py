@@ -25,7 +25,7 @@ class Exports:
         """Load the best weights of a checkpoint of `fit()`, or the last; says which, None for any other file."""
         from kdhooks.torch.backend import unwrap
 
-        if path.exists() and not _is_checkpoint(path):
+        if not _is_checkpoint(path):
             return None
         content = CheckpointFile(path).read()
         own = unwrap(model)
