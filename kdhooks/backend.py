@@ -260,6 +260,20 @@ class Backend(Protocol):
     def write_weights(self, model: Any, path: Path) -> None:
         """Write a file of weights, whole or not at all."""
 
+    # ---- export ----
+
+    def exporter(self, model: Any, inputs: Any, **options: Any) -> Any:
+        """A clean copy of a model for export, a `kdhooks.export.exporter.Exporter`.
+
+        Args:
+            model: the model, which stays as it is.
+            inputs: of one row or more, in the form that the model takes; None where there are none.
+            options: those of `kdhooks.export.export`: ``dynamic_batch``, ``dynamic_length``, ``opset``.
+        """
+
+    def read_run(self, model: Any, path: Path) -> str | None:
+        """Load the best weights of a checkpoint of `fit()`, or the last; says which, None for any other file."""
+
 
 def backend_of(model: Any) -> Backend:
     """The backend of a model's framework.

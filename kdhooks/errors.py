@@ -66,6 +66,10 @@ class MatcherError(ModelError):
     """No feature matcher of this name fits these shapes; the message says why."""
 
 
+class ExportError(ModelError):
+    """A model can't be written in a format, or what was written gives other numbers; the message says why."""
+
+
 class DataError(KDHooksError):
     """A dataset, a batch or a file of data is missing, damaged or of another form."""
 

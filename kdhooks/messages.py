@@ -6,10 +6,12 @@ keeps its own handlers and levels; elsewhere messages of level INFO go to standa
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 logger = logging.getLogger("kdhooks")
 
@@ -52,6 +54,19 @@ def warnings_only() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def others_silent() -> Iterator[None]:
+    """Within the block nothing is warned, logged or printed: exporters tell their developers of themselves."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def speak_by_default() -> None:

@@ -26,6 +26,7 @@ from kdhooks_tf.comparing import Comparing
 from kdhooks_tf.copies import copied, put_weights, weights_of
 from kdhooks_tf.criteria import build_criterion
 from kdhooks_tf.ema import MeanTeacher
+from kdhooks_tf.exports import Exports
 from kdhooks_tf.monitor import Monitor
 from kdhooks_tf.outputs import shape_of
 from kdhooks_tf.replicas import replicas, strategy_of
@@ -36,7 +37,7 @@ from kdhooks_tf.weighing import weigh
 Tensor = Any
 
 
-class TensorFlowBackend(Blocks, Comparing):
+class TensorFlowBackend(Blocks, Comparing, Exports):
     """TensorFlow with Keras 3; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "tensorflow"

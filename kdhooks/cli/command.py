@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdhooks import __version__
-from kdhooks.cli import actions, reported, searched, stored, transferred
+from kdhooks.cli import actions, exported, reported, searched, stored, transferred
 from kdhooks.errors import ConfigError, KDHooksError
 
 _MODEL = "package.module:factory"
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=f"kdhooks {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _report, _search, _cache):
+    for add in (_demo, _init, _validate, _layers, _check, _suggest, _transfer, _fit, _report, _export, _search, _cache):
         add(commands)
     return parser
 
@@ -173,6 +173,39 @@ def _report(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(action=reported.report)
 
 
+def _export(commands: _Commands[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("export", help="write the student for others to run: ONNX, torch.export, SavedModel")
+    parser.add_argument("model", metavar="MODEL", help=_MODEL)
+    parser.add_argument(
+        "--to",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help=".safetensors, .pt2, .onnx; of a Keras model .keras, .weights.h5, a folder (SavedModel); several times",
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights, or the checkpoint of a run: its best")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="a run's folder, whose best weights are taken")
+    parser.add_argument(
+        "--shape", type=_input, action="append", default=[], metavar="1,3,32,32", help="an example input of numbers"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=_input,
+        action="append",
+        default=[],
+        metavar="[NAME=]1,128",
+        help="an example input of token numbers; NAME= for an argument by its name",
+    )
+    parser.add_argument("--config", metavar="FILE", help="a configuration, for the first batch of its training data")
+    parser.add_argument("--fixed-batch", action="store_true", help="only for batches of the examples' size")
+    parser.add_argument("--dynamic-length", action="store_true", help="for token inputs of any length")
+    parser.add_argument("--opset", type=_positive, metavar="N", help="of ONNX (18)")
+    parser.add_argument("--tolerance", type=float, metavar="X", help="how far outputs may differ (1e-5)")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.set_defaults(action=exported.export)
+    _changes(parser)
+
+
 def _search(commands: _Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("search", help="search for the student: build, distil and measure candidates")
     parser.add_argument("file", metavar="FILE", help="the configuration, with a section auto_distillation")
@@ -276,3 +309,8 @@ def _shape(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"expected whole numbers with commas, as in 1,3,32,32, not {text!r}")
     return tuple(int(part) for part in parts)
+
+
+def _input(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, shape = text.rpartition("=")
+    return name.strip(), _shape(shape)

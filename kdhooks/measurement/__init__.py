@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kdhooks.measurement.definitions import DEFINITIONS, Definition, asked_metrics, check_inputs
 from kdhooks.measurement.measured import Measured, shown
-from kdhooks.measurement.rows import batch_of, rows_in
+from kdhooks.measurement.rows import batch_of, rows_in, shorter
 from kdhooks.measurement.runs import reason_of, run_failed, seconds_of_runs
 from kdhooks.measurement.waiting import processors
 
@@ -24,5 +24,6 @@ __all__ = [
     "rows_in",
     "run_failed",
     "seconds_of_runs",
+    "shorter",
     "shown",
 ]

@@ -26,6 +26,7 @@ from kdhooks.torch.blocks import Blocks
 from kdhooks.torch.comparing import Comparing
 from kdhooks.torch.criteria import build_criterion
 from kdhooks.torch.ema import MeanTeacher
+from kdhooks.torch.exports import Exports
 from kdhooks.torch.group import Group
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.stored_teacher import StoredTeacher
@@ -45,7 +46,7 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-class TorchBackend(Blocks, Comparing, Group):
+class TorchBackend(Blocks, Comparing, Exports, Group):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
