@@ -110,4 +110,3 @@ def load_from(folder: Path, kind: str, accelerator: Any) -> dict[str, Any]:
 
 def _own_file(folder: Path, accelerator: Any) -> Path:
     return folder / f"{FILE.removesuffix('.pt')}_{accelerator.process_index}.pt"
-

@@ -62,8 +62,8 @@ def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     >>> input_of(nn.Linear(1, 1), (1,), {}), input_of(nn.Linear(1, 1), (1, 2), {}), input_of(nn.Linear(1, 1), (), {"a": 1})
     (1, (1, 2), {'a': 1})
     """
-    if not kwargs:
-        return args[0] if len(args) == 1 else args
+    if not kwargs:  # a collection as the only argument would be taken for several
+        return args[0] if len(args) == 1 and not isinstance(args[0], (tuple, list, Mapping)) else args
     if not args:
         return dict(kwargs)
     bound = inspect.signature(type(inside(module)).forward).bind(None, *args, **kwargs)
