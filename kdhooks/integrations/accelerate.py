@@ -38,27 +38,27 @@ KIND = "kdhooks with Accelerate"
 
 
 class Distilled:
-    """Adds distillation to a script with an `Accelerator`; made after ``accelerator.prepare``, and at work from then on.
+    """Adds distillation to a script with an `Accelerator`: made after ``accelerator.prepare``, at work from then on.
 
-    The script's loop does not change: the loss that it hands to ``accelerator.backward`` is its own, and the terms of the
-    criteria are added there, before it is divided for accumulation. ``save_state`` and ``load_state`` carry our state,
-    ``accelerator.log`` gets the components, and ``accelerator.end_training``, `end` or the end of a ``with`` block
-    takes everything off again.
+    The script's loop does not change: the loss that it hands to ``accelerator.backward`` is its own, and the terms of
+    the criteria are added there, before it is divided for accumulation. ``save_state`` and ``load_state`` carry our
+    state, ``accelerator.log`` gets the components, and ``accelerator.end_training``, `end` or the end of a ``with``
+    block takes everything off again.
 
     Args:
         accelerator: the script's own.
         distiller: a `Distillation`, or what makes one: a path of a YAML file, a dict, a `DistillationConf`, or None for
             the defaults.
-        student_model: what was prepared, or what ``prepare`` returned; None takes the distiller's, or else the one model
-            that is prepared.
+        student_model: what was prepared, or what ``prepare`` returned; None takes the distiller's, or else the one
+            model that is prepared.
         teacher_model: the teacher or teachers, not prepared; None takes the distiller's.
         automatic: whether the terms join the loss in ``accelerator.backward``. With False the script calls
-            `on_after_compute_loss` itself, as in any loop; it may do so with True as well, and then nothing is added twice.
+            `on_after_compute_loss` itself, as in any loop; it may do so with True as well: nothing is added twice.
         log_every: after how many optimizer steps ``accelerator.log`` gets the components; 0 is never. Other steps read
             nothing, so they don't wait for the device. The values are those of the main process's last batch.
         log_prefix: stands before their names.
-        target: the name of the labels among the student's keyword arguments, which tell padding (-100) from what counts;
-            None takes none.
+        target: the name of the labels among the student's keyword arguments, which tell padding (-100) from what
+            counts; None takes none.
         shift_target: whether the label of a token stands one place behind it; None asks a Hugging Face model.
 
     Attributes:
@@ -156,8 +156,8 @@ class Distilled:
     def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
         """Clip the gradients of our parameters, in a call of their own.
 
-        ``accelerator.clip_grad_norm_(student.parameters(), ...)`` clips the student's alone: ours are plain tensors that
-        are equal in all processes, and under FSDP2 the student's are shards.
+        ``accelerator.clip_grad_norm_(student.parameters(), ...)`` clips the student's alone: ours are plain tensors
+        that are equal in all processes, and under FSDP2 the student's are shards.
 
         Returns:
             Their norm, a scalar tensor; 0 where there are none.
@@ -246,8 +246,8 @@ class Distilled:
             count = len(self._forwards)
             self._forwards.clear()
             raise UsageError(
-                f"the student ran {count} times before accelerator.backward, and its loss could be of any of them: call "
-                "loss = distilled.on_after_compute_loss(input, output, loss) before it, or run those that are not "
+                f"the student ran {count} times before accelerator.backward, and its loss could be of any of them: "
+                "call loss = distilled.on_after_compute_loss(input, output, loss) before it, or run those that are not "
                 "trained under torch.no_grad()"
             )
         forward = self._forwards[0]

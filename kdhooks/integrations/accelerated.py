@@ -33,8 +33,8 @@ def prepared_student(accelerator: Any, wanted: nn.Module | None) -> nn.Module:
         if inside(model) is inside(wanted):
             return model
     raise UsageError(
-        f"the student {type(inside(wanted)).__name__} is not prepared: call accelerator.prepare(student, optimizer, ...) "
-        "before Distilled(...)"
+        f"the student {type(inside(wanted)).__name__} is not prepared: call accelerator.prepare(student, optimizer, "
+        "...) before Distilled(...)"
     )
 
 

@@ -59,8 +59,9 @@ def trains() -> bool:
 def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A call's arguments as one input: the only one, a tuple, or a mapping by the names of the model's own forward.
 
-    >>> input_of(nn.Linear(1, 1), (1,), {}), input_of(nn.Linear(1, 1), (1, 2), {}), input_of(nn.Linear(1, 1), (), {"a": 1})
-    (1, (1, 2), {'a': 1})
+    >>> model = nn.Linear(1, 1)
+    >>> input_of(model, (1,), {}), input_of(model, (1, 2), {}), input_of(model, (), {"input": 1})
+    (1, (1, 2), {'input': 1})
     """
     if not kwargs:  # a collection as the only argument would be taken for several
         return args[0] if len(args) == 1 and not isinstance(args[0], (tuple, list, Mapping)) else args

@@ -8,8 +8,7 @@ pickled has no hook.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,9 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
     ``train_loss`` is then the total, ``valid_loss`` stays the criterion's own. The components stand in ``net.history``,
     by batch and as means by epoch, and so in the table that skorch prints.
 
-    What the criterion sees are the student's logits: so with ``CrossEntropyLoss`` the module returns logits, and with the
-    ``NLLLoss`` of a `skorch.NeuralNetClassifier` probabilities, whose logarithm serves as well as logits. A teacher may
-    return either: outputs that are probabilities, none below 0 and each row's sum 1, are taken for that.
+    What the criterion sees are the student's logits: so with ``CrossEntropyLoss`` the module returns logits, and with
+    the ``NLLLoss`` of a `skorch.NeuralNetClassifier` probabilities, whose logarithm serves as well as logits. A teacher
+    may return either: outputs that are probabilities, none below 0 and each row's sum 1, are taken for that.
 
     For checkpoints put it before `skorch.callbacks.Checkpoint` and give that one ``f_distillation="distillation.pt"``;
     `skorch.callbacks.LoadInitState` then goes on with schedules, matchers and generators as they were.
@@ -49,7 +48,8 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
         teacher_model: an ``nn.Module``, a fitted `skorch.NeuralNet`, or a list or mapping of these; not copied by
             `sklearn.base.clone`. None for criteria that need none.
         conf: a path of a YAML file, a dict, a `DistillationConf`, or None for the defaults.
-        criterion: a criterion, or a list of them, that overrides the configuration's; what trains is a copy.
+        criterion: a function of no argument that makes the criterion, or the list of them, which overrides the
+            configuration's; a function, since nets are cloned and pickled.
         module: the attribute of the net whose outputs the criterion judges.
         prefix: stands before the components' names in the history.
         record_batches: whether the components of each batch are kept in the history.
@@ -79,7 +79,7 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
         self,
         teacher_model: Any = None,
         conf: DistillationConf | Mapping[str, Any] | str | Path | None = None,
-        criterion: Any = None,
+        criterion: Callable[[], Any] | None = None,
         module: str = "module",
         prefix: str = "kd_",
         record_batches: bool = True,
@@ -131,7 +131,7 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
     # ---- the state ---------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs of ours, plain data and tensors; ``net.save_params(f_distillation=...)`` writes it.
+        """All that a resumed run needs of ours; ``net.save_params(f_distillation=...)`` writes it.
 
         Raises:
             UsageError: nothing was trained yet.
@@ -146,7 +146,7 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
         """Go on from there when training begins; `skorch.callbacks.LoadInitState` calls it.
 
         Raises:
-            CheckpointError: not a state of ours, or of a newer version; one of another configuration when training begins.
+            CheckpointError: not a state of ours, or of a newer version; when training begins, of another configuration.
         """
         found = dict(checked(state, KIND, "this")["distillation"])
         if self.distiller_ is not None and self.attached_:
@@ -172,6 +172,9 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
     def attached(self, net: Any) -> Iterator[None]:
         """Within the block the net's criterion returns the total loss."""
         criterion, student = net.criterion_, getattr(net, f"{self.module}_")
+        if hasattr(self.criterion, "terms"):
+            kind = type(self.criterion).__name__
+            raise UsageError(f"criterion is a {kind}: give a function that makes it, since nets are cloned and pickled")
         if not isinstance(criterion, nn.Module):
             raise UsageError(f"the net's criterion is a {type(criterion).__name__}: distillation needs an nn.Module")
         distiller = self._distillation(net, student)
@@ -203,7 +206,7 @@ class DistillationCallback(Callback):  # type: ignore[misc]  # skorch has no typ
         distiller = Distillation(self.conf, student_model=student)
         distiller.teacher_model = self._teachers(net.device)
         if self.criterion is not None:
-            distiller.criterion = copy.deepcopy(self.criterion)  # the argument stays as sklearn wants it: unused
+            distiller.criterion = self.criterion()
         distiller.optimizer = getattr(net, "optimizer_", None)
         if self.state_ is not None:
             state = self.state_ if "rng" in self.state_ else {**self.state_, "rng": distiller.backend.rng_state()}

@@ -300,7 +300,8 @@ def test_a_run_in_which_nothing_was_distilled_says_so(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, "kdhooks"), Distilled(own, kd_conf(), teacher_model=made(2, Net)):
         model(torch.zeros(2, 6)).sum().backward()
     assert caplog.messages == [
-        "nothing was distilled: accelerator.backward(loss) was not called, or not after a forward of the prepared student"
+        "nothing was distilled: accelerator.backward(loss) was not called, or not after a forward of the prepared "
+        "student"
     ]
 
 

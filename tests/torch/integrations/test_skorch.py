@@ -52,6 +52,10 @@ def criteria(zero: bool = False) -> list[Any]:
     return found if zero else [*found, criterion(add_origin_loss=False)]
 
 
+def no_criteria() -> list[Any]:
+    return criteria(zero=True)
+
+
 def net(*callbacks: Any, module: Any = Student, loss: Any = nn.CrossEntropyLoss, **options: Any) -> NeuralNetClassifier:
     given = {"max_epochs": 3, "lr": 0.1, "batch_size": 8, "optimizer__momentum": 0.9, "verbose": 0} | options
     return NeuralNetClassifier(module, criterion=loss, callbacks=list(callbacks), iterator_train__shuffle=True, **given)
@@ -77,7 +81,7 @@ def rows(history: Any) -> list[dict[str, Any]]:
 
 def test_with_zero_weights_the_net_does_bit_for_bit_what_it_did() -> None:
     expected = fitted()
-    found = fitted(DistillationCallback(Forbidden(), criterion=criteria(zero=True)))
+    found = fitted(DistillationCallback(Forbidden(), criterion=no_criteria))
     assert same_weights(found.module_, expected.module_)
     assert rows(found.history) == rows(expected.history)
     assert found.history[:, "kd_CE"] == found.history[:, "kd_total"]
@@ -111,7 +115,7 @@ def test_losses_and_weights_are_those_of_the_bare_hooks() -> None:
         bare.partial_fit(X, Y)
     losses, names = ByHand.seen, ["CE", "KL", "MSE[first]", "MSE[head]", "total"]
 
-    found = fitted(DistillationCallback(teacher(), criterion=criteria()))
+    found = fitted(DistillationCallback(teacher(), criterion=criteria))
     assert same_weights(found.module_, bare.module_)
     batches = [batch for epoch in found.history for batch in epoch["batches"] if "kd_CE" in batch]
     assert [{name: batch[f"kd_{name}"] for name in names} for batch in batches] == losses and len(losses) == 12
@@ -161,7 +165,7 @@ def hooks_of(*modules: nn.Module) -> int:
 
 def test_nothing_stays_on_the_net_and_copies_made_on_the_way_work() -> None:
     looking, taught, plain = Looking(), teacher(), net()
-    found = fitted(DistillationCallback(taught, criterion=criteria()), looking)
+    found = fitted(DistillationCallback(taught, criterion=criteria), looking)
     assert hooks_of(found.module_, found.criterion_, taught) == 0
     assert taught.training and all(parameter.requires_grad for parameter in taught.parameters())
     assert set(vars(found)) - set(vars(plain.initialize())) == {"classes_inferred_", "distillation_"}
@@ -197,7 +201,7 @@ class Breaking(Callback):
 )
 def test_an_error_leaves_nothing_either(event: str, error: type[BaseException]) -> None:
     taught = teacher()
-    one = net(DistillationCallback(taught, criterion=criteria()), Breaking(event, error))
+    one = net(DistillationCallback(taught, criterion=criteria), Breaking(event, error))
     if error is KeyboardInterrupt:  # skorch takes that for a wish to stop
         one.fit(X, Y)
     else:
@@ -211,12 +215,11 @@ def test_an_error_leaves_nothing_either(event: str, error: type[BaseException]) 
 
 
 def test_clones_share_the_teacher_and_nothing_else() -> None:
-    given = criteria()
-    one = fitted(DistillationCallback(teacher(), criterion=given))
+    one = fitted(DistillationCallback(teacher(), criterion=criteria))
     other = clone(one)
     mine, theirs = one.callbacks[0], other.callbacks[0]
     assert theirs is not mine and theirs.teacher_model is mine.teacher_model
-    assert theirs.criterion is not given and theirs.distiller_ is None and theirs.state_ is None
+    assert theirs.distiller_ is None and theirs.state_ is None
     torch.manual_seed(5)
     assert same_weights(other.fit(X, Y).module_, one.module_)
 
@@ -235,7 +238,7 @@ def test_a_search_over_a_grid_distils_in_every_fit() -> None:
 
 def test_going_on_with_partial_fit_keeps_matchers_and_steps() -> None:
     torch.manual_seed(5)
-    one = net(DistillationCallback(teacher(), criterion=criteria())).initialize()
+    one = net(DistillationCallback(teacher(), criterion=criteria)).initialize()
     one.partial_fit(X, Y, epochs=2)
     callback = one.callbacks_[[name for name, _ in one.callbacks_].index("DistillationCallback")][1]
     before = callback.state_dict()["distillation"]
@@ -243,7 +246,7 @@ def test_going_on_with_partial_fit_keeps_matchers_and_steps() -> None:
     one.partial_fit(X, Y, epochs=1)
     assert callback.state_dict()["distillation"]["step"] == 12
     assert [record["epoch"] for record in callback.distiller_.history] == [0, 1, 2]
-    assert same_weights(one.module_, fitted(DistillationCallback(teacher(), criterion=criteria())).module_)
+    assert same_weights(one.module_, fitted(DistillationCallback(teacher(), criterion=criteria)).module_)
     one.fit(X, Y)  # begins anew
     assert callback.state_dict()["distillation"]["step"] == 12
 
@@ -254,7 +257,7 @@ def test_going_on_with_partial_fit_keeps_matchers_and_steps() -> None:
 def kept(folder: Path, *, epochs: int, seed: int, **options: Any) -> NeuralNetClassifier:
     """A net that writes a checkpoint at every epoch and begins with what is there."""
     checkpoint = Checkpoint(monitor=None, dirname=str(folder), f_distillation="distillation.pt", sink=refuse)
-    callback = DistillationCallback(teacher(), **({"criterion": criteria()} | options))
+    callback = DistillationCallback(teacher(), **({"criterion": criteria} | options))
     torch.manual_seed(seed)
     return net(callback, checkpoint, LoadInitState(checkpoint), max_epochs=epochs).fit(X, Y)
 
@@ -289,7 +292,7 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             kept(tmp_path, epochs=1, seed=5, **options)
         return str(caught.value)
 
-    assert error(criterion=criteria(zero=True)) == (
+    assert error(criterion=no_criteria) == (
         "this state holds 1 criteria with parameters, and this run has 0: it belongs to another configuration"
     )
     file = tmp_path / "distillation.pt"
@@ -316,6 +319,9 @@ def test_errors_say_what_to_do() -> None:
     )
     assert error(DistillationCallback(teacher()), DistillationCallback(teacher())) == (
         "a net has one DistillationCallback: give one the criteria and the teachers of both"
+    )
+    assert error(DistillationCallback(teacher(), criterion=criteria()[0])) == (
+        "criterion is a KnowledgeDistillationLoss: give a function that makes it, since nets are cloned and pickled"
     )
     assert "unknown key" in error(DistillationCallback(teacher(), {"distilation": {}}), kind=ConfigError)
     with pytest.raises(UsageError, match=r"^there is no state of a distillation yet: net.fit\(...\) comes first$"):
