@@ -125,7 +125,9 @@ def estimate(
     known |= {"teacher_precision": (teacher_precision, ("fp32", "bf16"))}
     for name, (value, choices) in known.items():
         if value not in choices:
-            raise UsageError(f"{name}: unknown value {value!r}. {did_you_mean(str(value), list(choices), what='Values')}")
+            raise UsageError(
+                f"{name}: unknown value {value!r}. {did_you_mean(str(value), list(choices), what='Values')}"
+            )
     shards = ranks if shard_ranks is None else shard_ranks
     counts = {"ranks": ranks, "shard_ranks": shards, "tokens": tokens, "accumulation": accumulation}
     counts |= {} if top_k is None else {"top_k": top_k}
@@ -135,58 +137,98 @@ def estimate(
     if ranks % shards:
         raise UsageError(f"{ranks} ranks can't be groups of {shards} that share a model out")
     size = PRECISIONS[precision]
-    memory = _of_student(student, size, strategy, shards, ranks, optimizer, bucket_views)
-    memory |= _activations(student, size, tokens, checkpointing)
-    memory["logits"] = 0 if chunked else _logits(student, teacher, size.compute, tokens)
-    traffic = _exchanged(student, size, strategy, shards, ranks, accumulation)
-    read = 0
-    if teacher is not None and teaching != "stored":
-        held, sent = _of_teacher(teacher, PRECISIONS[teacher_precision].compute, teaching, shards, tokens, accumulation)
-        memory |= held
-        traffic |= sent
-    elif teacher is not None:
-        per_token = student.vocabulary * 2 if top_k is None else top_k * (2 + 4)  # float16, and the numbers of the logits
-        read = tokens * accumulation * per_token
-    forwards = 3 + (1 if checkpointing else 0)
-    flops = 2 * student.parameters * forwards
-    flops += 2 * teacher.parameters if teacher is not None and teaching != "stored" else 0
-    sent_only = {name: value for name, value in traffic.items() if value}
-    return Estimate({k: v for k, v in memory.items() if v}, sent_only, read, flops * tokens * accumulation)
-
-
-def _of_student(
-    model: Model, size: Bytes, strategy: Strategy, shards: int, ranks: int, optimizer: str, views: bool
-) -> dict[str, int]:
-    """What DDP or FSDP keeps of a student, and what it gathers on the way."""
     parts = shards if strategy == "fsdp" else 1
+    taught = None if teaching == "stored" else teacher
+    memory = _kept(student, size, parts, ranks if strategy == "ddp" and not bucket_views else 1, optimizer)
+    traffic = _exchanged(student, size, strategy, shards, ranks, accumulation)
+    spread = shards if teaching == "sharded" else 1
+    teacher_size = PRECISIONS[teacher_precision].compute
+    if taught is not None:
+        memory["teacher weights"] = taught.parameters * teacher_size // spread
+        if spread > 1:
+            sent = _gather(taught.parameters * teacher_size, spread)
+            traffic["teacher's all-gather"] = accumulation * sent
+    step = _Step(student, size, parts, tokens, checkpointing, chunked)
+    memory |= step.throughout()
+    stages = {"loss": step.loss(teacher is not None), "backward": step.backward()}
+    if taught is not None:
+        stages["teacher's forward"] = step.teaching(taught, teacher_size, spread)
+    most = max(stages, key=lambda name: stages[name])
+    memory[most] = stages[most]
+    read = 0
+    if teacher is not None and taught is None:
+        per_token = student.vocabulary * 2 if top_k is None else top_k * (2 + 4)  # float16, and the logits' numbers
+        read = tokens * accumulation * per_token
+    flops = 2 * student.parameters * (4 if checkpointing else 3) + (0 if taught is None else 2 * taught.parameters)
+    return Estimate(_there(memory), _there(traffic), read, flops * tokens * accumulation)
+
+
+def _there(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {name: value for name, value in sizes.items() if value}
+
+
+def _kept(model: Model, size: Bytes, parts: int, buckets: int, optimizer: str) -> dict[str, int]:
+    """What stays between two steps of a student's own."""
     state = OPTIMIZERS[optimizer] * size.weight
-    held = {
+    return {
         "weights": model.parameters * size.weight // parts,
         "gradients": model.parameters * size.gradient // parts,
+        "gradient buckets": model.parameters * size.gradient if buckets > 1 else 0,
         "optimizer": int(model.parameters * state) // parts,
     }
-    if strategy == "ddp" and ranks > 1 and not views:
-        held["gradient buckets"] = model.parameters * size.gradient
-    if parts > 1:  # root and one block are whole, the next one is on its way; the block's gradients leave
-        held["gathered"] = (model.root + 2 * model.block) * size.compute
-        held["whole gradients"] = max(model.root, 2 * model.block) * size.exchanged
-    elif size.compute < size.weight:  # autocast keeps the cast weights until the end of its block
-        held["cast weights"] = model.parameters * size.compute
-    return held
 
 
-def _activations(model: Model, size: Bytes, tokens: int, checkpointing: bool) -> dict[str, int]:
-    """What the blocks keep of a forward for the backward, roughly."""
-    block = tokens * model.saved * size.compute
-    kept = tokens * model.width * size.compute
-    return {"activations": block + kept * model.layers if checkpointing else block * model.layers}
+@dataclass(frozen=True)
+class _Step:
+    """What comes and goes in a step of one rank: what lies there throughout, and three moments, one the peak."""
 
+    student: Model
+    size: Bytes
+    parts: int
+    tokens: int
+    checkpointing: bool
+    chunked: bool
 
-def _logits(student: Model, teacher: Model | None, compute: int, tokens: int) -> int:
-    """Logits, and what the losses keep of them: log-probabilities in fp32 for each, and one gradient."""
-    alone = compute + 4 + 4
-    both = compute + 4 + 4 if teacher is not None else 0
-    return tokens * student.vocabulary * (alone + both)
+    def throughout(self) -> dict[str, int]:
+        """From the student's forward to its backward."""
+        model, size = self.student, self.size
+        between = self.tokens * model.width * size.compute
+        return {
+            "activations": (between if self.checkpointing else self._block()) * model.layers,
+            "gathered root": model.root * size.compute if self.parts > 1 else 0,
+            # autocast keeps the weights that it has cast
+            "cast weights": model.parameters * size.compute if self.parts == 1 and size.compute < size.weight else 0,
+        }
+
+    def loss(self, distils: bool) -> int:
+        """As the loss goes back: logits, log-probabilities in fp32, their gradient and that of the logits.
+
+        With a teacher also its logits and probabilities, and both of the student's at a temperature.
+        """
+        if self.chunked:
+            return 0
+        alone = self._own_logits() + 2 * 4 * self.tokens * self.student.vocabulary
+        return alone + (self._own_logits() + 2 * 4 * self.tokens * self.student.vocabulary if distils else 0)
+
+    def backward(self) -> int:
+        """In the last block: what is computed again, and under FSDP two blocks with their whole gradients."""
+        again = self._block() if self.checkpointing else 0
+        if self.parts == 1:
+            return again
+        return again + 2 * self.student.block * (self.size.compute + self.size.exchanged)
+
+    def teaching(self, teacher: Model, size: int, parts: int) -> int:
+        """While a teacher runs: the student's logits, a block's numbers, and what is gathered of the teacher."""
+        own = 0 if self.chunked else self._own_logits() + self.tokens * teacher.vocabulary * size
+        gathered = (teacher.root + 2 * teacher.block) * size if parts > 1 else 0
+        return own + self.tokens * teacher.saved * size // 2 + gathered
+
+    def _block(self) -> int:
+        return self.tokens * self.student.saved * self.size.compute
+
+    def _own_logits(self) -> int:
+        """The student's logits, and their log-probabilities in fp32."""
+        return self.tokens * self.student.vocabulary * (self.size.compute + 4)
 
 
 def _exchanged(
@@ -203,21 +245,6 @@ def _exchanged(
         "gradients' reduce-scatter": accumulation * _gather(model.parameters * size.exchanged, shards),
         "gradients' all-reduce": accumulation * _all_reduce(model.parameters * size.exchanged // shards, groups),
     }
-
-
-def _of_teacher(
-    model: Model, size: int, teaching: Teaching, shards: int, tokens: int, accumulation: int
-) -> tuple[dict[str, int], dict[str, int]]:
-    """What a frozen teacher holds and sends: no gradient, and of a forward one block's numbers at a time."""
-    parts = shards if teaching == "sharded" else 1
-    held = {
-        "teacher weights": model.parameters * size // parts,
-        "teacher's forward": tokens * model.saved * size // 2,
-    }
-    if parts == 1:
-        return held, {}
-    held["teacher gathered"] = (model.root + 2 * model.block) * size
-    return held, {"teacher's all-gather": accumulation * _gather(model.parameters * size, shards)}
 
 
 def _all_reduce(size: int, ranks: int) -> int:

@@ -19,7 +19,7 @@ class Model:
         feed_forward: numbers a token has inside of a block's feed-forward part; None is four times the width.
         gated: whether that part has a gate (SwiGLU), and so three matrices and not two.
         outside: parameters outside of the blocks (embedding, head, last normalisation), which FSDP gathers with the
-            root and keeps from the forward to the backward; None is two tables of the vocabulary.
+            root and keeps from the forward to the backward; None is two tables of the vocabulary and a scale.
 
     Example:
         >>> Model(parameters=8_030_261_248, layers=32, width=4096, vocabulary=128_256).block
@@ -41,14 +41,14 @@ class Model:
                 raise UsageError(f"{name} of a model is a whole number from 1 on, and not {value!r}")
         if self.root > self.parameters:
             raise UsageError(
-                f"{self.root:,} parameters are outside of the blocks, more than the model has: {self.parameters:,}. With a "
-                "tied head write outside=vocabulary * width"
+                f"{self.root:,} parameters are outside of the blocks, more than the model has: {self.parameters:,}. "
+                "With a tied head write outside=vocabulary * width"
             )
 
     @property
     def root(self) -> int:
         """Parameters outside of the blocks."""
-        return 2 * self.vocabulary * self.width if self.outside is None else self.outside
+        return (2 * self.vocabulary + 1) * self.width if self.outside is None else self.outside
 
     @property
     def block(self) -> int:
@@ -71,5 +71,5 @@ class Model:
 LLAMA_8B = Model(8_030_261_248, 32, 4096, 128_256, 14_336, gated=True)
 """A teacher: Llama 3.1 8B."""
 
-LLAMA_1B = Model(1_235_814_400, 16, 2048, 128_256, 8192, gated=True, outside=128_256 * 2048)
+LLAMA_1B = Model(1_235_814_400, 16, 2048, 128_256, 8192, gated=True, outside=128_257 * 2048)
 """A student: Llama 3.2 1B, whose head is its embedding."""

@@ -18,12 +18,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from kdhooks import Distillation
 from kdhooks.scaling import Model
 from tests.torch.small_models import kd_conf
 
-VOCABULARY, ROWS, LENGTH = 1024, 8, 64
+VOCABULARY, ROWS, LENGTH = 512, 4, 64
 
 
 class Block(nn.Module):
@@ -49,6 +50,7 @@ class Language(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
+        self.checkpointing = False
         self.embedding, self.last = nn.Embedding(VOCABULARY, width), nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
         self.head = nn.Linear(width, VOCABULARY, bias=False)
@@ -56,12 +58,12 @@ class Language(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and self.training else block(x)
         return self.head(self.last(x))  # type: ignore[no-any-return]
 
 
-STUDENT, TEACHER = (192, 4), (320, 6)
-CASES = ("ddp", "ddp views", "fsdp", "fsdp replicated", "alone", "alone student")
+STUDENT, TEACHER = (128, 3), (192, 4)
+CASES = ("ddp", "ddp views", "fsdp", "fsdp replicated", "alone student", "alone checkpointed", "alone mixed")
 
 
 def sizes(width: int, layers: int) -> Model:
@@ -101,6 +103,7 @@ def allocated(function: Callable[[], Any]) -> tuple[Any, int, int]:
     """What a function returns, the bytes that it leaves allocated, and the most on the way, all of C++ too."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         result = function()
+        gc.collect()
     assert found.profiler is not None and found.profiler.kineto_results is not None
     events = [one for one in found.profiler.kineto_results.events() if one.name() == "[memory]"]
     live = most = 0
@@ -119,6 +122,7 @@ def measured(case: str) -> dict[str, Any]:
         torch.manual_seed(1)
         student: Any = Language(*STUDENT)
         teacher: Any = None if case == "alone student" else Language(*TEACHER)
+        student.checkpointing = "checkpointed" in case
         if case.startswith("fsdp"):
             sharded(student)
             teacher = teacher if "replicated" in case else sharded(teacher, reshard_after_forward=True)
@@ -134,9 +138,11 @@ def measured(case: str) -> dict[str, Any]:
 
     def step(student: Any, optimizer: Any, distiller: Distillation) -> None:
         tokens = torch.randint(VOCABULARY, (ROWS, LENGTH))
-        output = student(tokens)
-        loss = F.cross_entropy(output.flatten(0, 1), tokens.flatten())
-        distiller.on_after_compute_loss(tokens, output, loss).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled="mixed" in case):
+            output = student(tokens)
+            loss = F.cross_entropy(output.flatten(0, 1), tokens.flatten())
+            loss = distiller.on_after_compute_loss(tokens, output, loss)
+        loss.backward()
         optimizer.step()  # gradients stay, as they do under accumulation
 
     parts, kept, _ = allocated(begin)
