@@ -1,0 +1,63 @@
+"""What the benchmarks of trainers share: models that cost something, and the loss as people write it by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.alternate import Aim, Side, alternate, figures
+
+TEMPERATURE, WEIGHTS = 4.0, (0.1, 0.9)
+CONF: dict[str, Any] = {
+    "distillation": {
+        "train": {
+            "criterion": {
+                "KnowledgeDistillationLoss": {
+                    "temperature": TEMPERATURE,
+                    "loss_types": ["CE", "KL"],
+                    "loss_weights": list(WEIGHTS),
+                }
+            }
+        }
+    }
+}
+FEATURES, CLASSES, ROWS = 784, 10, 128
+AT_MOST = 1.03
+"""What the hooks in a trainer may cost, against the same trainer with the loss by hand."""
+
+
+def student() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, CLASSES))
+
+
+def teacher() -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(
+        nn.Linear(FEATURES, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, CLASSES)
+    )
+
+
+def rows(steps: int) -> tuple[Tensor, Tensor]:
+    """As many rows as these steps need."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(steps * ROWS, FEATURES, generator=generator)
+    return x, torch.randint(CLASSES, (steps * ROWS,), generator=generator)
+
+
+def by_hand(output: Tensor, taught: Tensor, loss: Tensor) -> Tensor:
+    """The total of Hinton et al. 2015, as people write it."""
+    soft = F.kl_div(
+        F.log_softmax(output / TEMPERATURE, dim=1), F.softmax(taught / TEMPERATURE, dim=1), reduction="batchmean"
+    )
+    return WEIGHTS[0] * loss + WEIGHTS[1] * TEMPERATURE**2 * soft
+
+
+def compared(trainer: str, hand: Side, hooks: Side, rounds: int) -> dict[str, Any]:
+    """Both sides in turn, and their ratio beside what it may be."""
+    name = f"{trainer} with kdhooks"
+    sides = {f"{trainer}, the loss by hand": hand, name: hooks}
+    return figures(alternate(sides, rounds), [Aim(name, f"{trainer}, the loss by hand", AT_MOST)])
