@@ -52,6 +52,11 @@ class TrainingLoss:
         self._asked = teacher_inputs
         self._shifts, self._two_sequences = shifts_labels(trainer, student), is_encoder_decoder(student)
         self._keys = tuple(distiller.conf.settings.model.outputs)
+        if self._shifts and any(getattr(one, "shift", False) for one in distiller.summed_criteria()):
+            raise UsageError(
+                "the labels of a causal model are shifted by DistillationCallback already: leave out shift: true in "
+                "LargeVocabularyDistillationLoss"
+            )
         features = any(term.of_features for one in distiller.summed_criteria() for term in one.terms)
         main = getattr(inside(student), "main_input_name", "input_ids")
         self._shares = Shares(trainer, main, self._shifts, features=features)

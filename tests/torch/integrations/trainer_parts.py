@@ -60,7 +60,7 @@ def llama(seed: int, width: int = 16, layers: int = 2) -> nn.Module:
     )
 
 
-def t5(seed: int, width: int = 16) -> nn.Module:
+def t5(seed: int, width: int = 16, dropout: float = 0.1) -> nn.Module:
     torch.manual_seed(seed)
     return T5ForConditionalGeneration(
         T5Config(
@@ -70,6 +70,7 @@ def t5(seed: int, width: int = 16) -> nn.Module:
             d_ff=2 * width,
             num_layers=2,
             num_heads=2,
+            dropout_rate=dropout,
             decoder_start_token_id=PAD,
             pad_token_id=PAD,
         )
