@@ -190,10 +190,14 @@ class Distillation(Judging):
         self._running("on_step_end").end_step()
         self._user_hooks.emit("on_step_end", self)
 
-    def on_epoch_end(self) -> None:
-        """Close the epoch: record its mean losses, and evaluate where there is something to do it with."""
+    def on_epoch_end(self, *, batches: int | None = None) -> None:
+        """Close the epoch: record its mean losses, and evaluate where there is something to do it with.
+
+        Args:
+            batches: where `scale` was given, how many batches this epoch's losses were parts of.
+        """
         run = self._running("on_epoch_end")
-        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch)
+        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch, batches)
         if not self._fitting:  # the built-in loop has its own progress bar and table
             logger.info("%s", History([record]).table())
         self._user_hooks.emit("on_epoch_end", self)

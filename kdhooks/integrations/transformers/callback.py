@@ -100,6 +100,8 @@ class DistillationCallback(TrainerCallback):
         self._optimizer: Any = None
         self._attached = False
         self._epoch = 0
+        self._epoch_step: int | None = None  # where the epoch began
+        self._loss: TrainingLoss | None = None
 
     def attach(self, trainer: Any) -> None:
         """Say whose callback this is, where it is not found by itself; once, before `trainer.train()`.
@@ -156,7 +158,9 @@ class DistillationCallback(TrainerCallback):
             raise
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An epoch begins."""
+        """An epoch begins, or goes on."""
+        if self._epoch_step is None:
+            self._epoch_step = state.global_step
         self.distiller.on_epoch_begin(self._epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -165,14 +169,17 @@ class DistillationCallback(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An epoch has ended."""
-        self.distiller.on_epoch_end()
+        self._end_epoch(state.global_step, adds_up=self._adds_up)
         self._epoch += 1
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint was written: put our state beside it."""
         if not self._attached or args.save_only_model:
             return
-        content = {"distiller": self.distiller.state_dict(), "step": state.global_step}
+        content = {
+            **{"distiller": self.distiller.state_dict(), "step": state.global_step},
+            **{"epoch_step": self._epoch_step, "adds_up": self._adds_up},
+        }
         folder = folder_of(self.trainer, state.global_step)
         if args.should_save and folder.is_dir():  # a rotation may have taken it already
             StateFile(folder / NAME).write(content)
@@ -205,7 +212,7 @@ class DistillationCallback(TrainerCallback):
 
     def _begin(self, state: Any, optimizer: Any) -> None:
         distiller, step = self.distiller, state.global_step
-        self._epoch = int(state.epoch or 0)
+        self._epoch, self._epoch_step, self._loss = int(state.epoch or 0), None, None
         folder = self._checkpoint
         if folder is None and step > 0:
             folder = folder_of(self.trainer, step)
@@ -214,17 +221,19 @@ class DistillationCallback(TrainerCallback):
             distiller.on_train_begin(optimizer=optimizer)
             return
         generators = distiller.backend.rng_state()  # the Trainer restores its own, of each rank
-        distiller.load_state_dict(saved)
+        own = saved["distiller"]
+        distiller.load_state_dict(own)
         try:
             distiller.on_train_begin(optimizer=optimizer)
         finally:
             distiller.backend.set_rng_state(generators)
-        if saved["epoch"] < self._epoch and saved["steps_in_epoch"]:  # saved by the epoch's last step, before its end
-            distiller.on_epoch_end()
+        self._epoch_step = saved["epoch_step"]
+        if own["epoch"] < self._epoch and own["steps_in_epoch"]:  # saved by the epoch's last step, before its end
+            self._end_epoch(step, adds_up=saved["adds_up"])
 
     def _replace(self, model: nn.Module, step: int, late: bool) -> None:
         """Replace what has to be, for the time of this training."""
-        loss = TrainingLoss(
+        loss = self._loss = TrainingLoss(
             self.trainer,
             self.distiller,
             model,
@@ -235,6 +244,14 @@ class DistillationCallback(TrainerCallback):
             self._replaced.put(self.trainer, name, make)
         if late:  # `train` is running already
             self._replaced.put(self.trainer, "_run_epoch", guarded_by(self))
+
+    @property
+    def _adds_up(self) -> bool:
+        return self._loss is not None and self._loss.adds_up
+
+    def _end_epoch(self, step: int, *, adds_up: bool) -> None:
+        began, self._epoch_step = self._epoch_step, None
+        self.distiller.on_epoch_end(batches=step - began if adds_up and began is not None else None)
 
     def _detach(self, error: tuple[Any, Any, Any]) -> None:
         self._attached = False

@@ -15,7 +15,7 @@ NAME = "kdhooks.pt"
 class StateFile(CheckpointFile):
     """The file; plain data and tensors only."""
 
-    keys = ("distiller", "step")
+    keys = ("distiller", "step", "epoch_step", "adds_up")
 
 
 def folder_of(trainer: Any, step: int) -> Path:
@@ -44,5 +44,4 @@ def read_state(folder: Path, step: int) -> dict[str, Any] | None:
             f"{path} is of step {content['step']}, and the checkpoint beside it of step {step}: one of them was copied "
             "from elsewhere"
         )
-    state: dict[str, Any] = content["distiller"]
-    return state
+    return content

@@ -38,7 +38,12 @@ class TrainingLoss:
         student: the `Trainer`'s model.
         teacher_inputs: what teachers get for a batch, or None.
         logs: adds up the components.
+
+    Attributes:
+        adds_up: whether the losses of micro-batches are parts of a batch's, and are added up.
     """
+
+    adds_up = False
 
     def __init__(
         self,
@@ -112,6 +117,8 @@ class TrainingLoss:
         mask = None if self._two_sequences else token_mask(given)
         asked = self._asked
         theirs = self._teacher_inputs(given, batch.get("labels")) if asked is None else asked(batch)
+        scale = self._shares.of(batch, items)
+        self.adds_up = scale is not None
         accelerator = self._trainer.accelerator
         with accelerator.autocast() if accelerator.mixed_precision != "no" else nullcontext():
             total = self._distiller.on_after_compute_loss(
@@ -122,7 +129,7 @@ class TrainingLoss:
                 mask=logits_mask(mask, target, seen.output, self._keys),
                 teacher_input=theirs,
                 feature_mask=mask,
-                scale=self._shares.of(batch, items),
+                scale=scale,
             )
         self._logs.add(self._distiller.loss_tensors, self._shares.parts(items))
         return total

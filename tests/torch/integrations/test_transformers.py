@@ -10,12 +10,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Trainer
 
 from kdhooks import Distillation
 from kdhooks.integrations.transformers import DistillationCallback
-from tests.torch.integrations.trainer_parts import MODELS, callback, conf, llama, losses, padded, rows, same, trainer, weights
+from tests.torch.integrations.trainer_parts import (
+    MODELS,
+    callback,
+    conf,
+    llama,
+    losses,
+    padded,
+    rows,
+    same,
+    trainer,
+    weights,
+)
 
 every_task = pytest.mark.parametrize("task", MODELS)
 
@@ -118,7 +129,7 @@ def test_features_leave_out_padding(tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = (llama(seed).model(batch["input_ids"], batch["attention_mask"])[0] for seed in (1, 9))
     kept = batch["attention_mask"].bool()
-    assert 0 < int((~kept).sum())
+    assert int((~kept).sum()) > 0
     expected = float((ours - theirs).square()[kept].mean())
     assert losses(made, "kd_MSE[model.norm]") == [pytest.approx(expected, rel=1e-5)]
 
@@ -205,7 +216,9 @@ def test_the_teachers_share_is_the_same_however_the_loss_is_made(way: str, tmp_p
     for at in (0, 3):
         batch = padded(rows("causal")[at : at + 3])
         with torch.no_grad():
-            ours, theirs = (model(batch["input_ids"], batch["attention_mask"]).logits / 2 for model in (student, teacher))
+            ours, theirs = (
+                model(batch["input_ids"], batch["attention_mask"]).logits / 2 for model in (student, teacher)
+            )
         counted = F.pad(batch["labels"], (0, 1), value=-100)[..., 1:] != -100
         each = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1)
         sums.append(4 * float(each[counted].sum()))

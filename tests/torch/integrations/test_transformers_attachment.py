@@ -160,8 +160,8 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         made.train()
     assert str(caught.value) == (
-        "the Trainer trains another model than distiller.student_model, a LlamaForCausalLM: leave student_model out, or "
-        "give the Trainer this very model"
+        "the Trainer trains another model than distiller.student_model, a LlamaForCausalLM: leave student_model out, "
+        "or give the Trainer this very model"
     )
 
     made = trainer(llama(1), tmp_path / "copy", "causal", callback("causal"), CallsACopy)

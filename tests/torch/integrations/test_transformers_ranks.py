@@ -38,7 +38,11 @@ def run(folder: Path, batch_size: int, resume: Any = None, **options: Any) -> di
     made.train(resume_from_checkpoint=resume)
     names = ("loss", "kd_CE", "kd_KL", "kd_MSE[model.layers.0]", "kd_MSE[model.norm]")
     matchers = {str(index): one for index, one in enumerate(tensors(back.distiller.state_dict()["criteria"]))}
-    return {"student": weights(made.model), "matchers": matchers, "losses": {name: losses(made, name) for name in names}}
+    return {
+        "student": weights(made.model),
+        "matchers": matchers,
+        "losses": {name: losses(made, name) for name in names},
+    }
 
 
 def one_of_two(folder: Path, rank: int, port: int) -> None:

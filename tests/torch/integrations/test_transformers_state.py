@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' `Trainer` with our state beside them: resumed bit by bit, and nothing of ours in models."""
+"""Checkpoints of transformers' `Trainer` with our state beside them: resumed bit by bit, and models without us."""
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ def test_a_resumed_training_ends_in_the_same_bits(whole: Any, step: int, tmp_pat
         assert losses(resumed, name) == losses(whole, name), name
     mine, theirs = (state_of(Path(one.args.output_dir, "checkpoint-8"))["distiller"] for one in (resumed, whole))
     assert without_times(mine["history"]) == without_times(theirs["history"]) and len(mine["history"]) == 2
+    assert [record["steps"] for record in mine["history"]] == [3, 3]
+    for record, at in zip(mine["history"], (0, 3), strict=True):  # means over the optimizer's steps, not their parts
+        assert record["losses"]["CE"] == pytest.approx(sum(losses(whole, "kd_CE")[at : at + 3]) / 3, rel=1e-6)
     assert len(tensors(mine["criteria"])) >= 4
     assert all(map(torch.equal, tensors(mine["criteria"]), tensors(theirs["criteria"])))
     assert mine["step"] == 8

@@ -138,7 +138,13 @@ def arguments(folder: Path, **changed: Any) -> TrainingArguments:
 
 
 def trainer(
-    model: nn.Module, folder: Path, task: str, callback: Any = None, kind: Any = Trainer, given: Any = None, **changed: Any
+    model: nn.Module,
+    folder: Path,
+    task: str,
+    callback: Any = None,
+    kind: Any = Trainer,
+    given: Any = None,
+    **changed: Any,
 ) -> Any:
     """A `Trainer` for a task; with a callback, or without one."""
     options: dict[str, Any] = {"train_dataset": rows(task), "data_collator": padded, **(given or {})}
