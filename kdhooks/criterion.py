@@ -37,6 +37,8 @@ class Step:
         target_labels: its labels, where rows have some.
         sample_ids: one key a row, for stored outputs.
         sample_weight: a factor for each row or position, or None.
+        feature_mask: positions of hidden features that count, for pairs that name no mask of their own.
+        scale: a factor of every term, and one of terms on hidden features; None is 1.
         teachers: runs one teacher by name, or says why it can't; each result is kept in `outputs`.
         outputs: the teachers' outputs of this step by name.
         whole: whether a term looks at the teacher's output at this step.
@@ -57,6 +59,8 @@ class Step:
     sample_weight: Any = None
     target_input: Any = None
     target_labels: Any = None
+    feature_mask: Any = None
+    scale: tuple[Any, Any] | None = None
     teachers: Mapping[str, Any] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
     whole: bool = True
@@ -164,6 +168,7 @@ class Term:
         probe: the value once more, without a trace in any module; None where `compute` leaves none.
         when: whether the term has something to compute at a step; None where it always has.
         measures: what `compute` measured besides, by name; scalars without a graph that are reported and not added.
+        of_features: whether it looks at hidden features, whose positions are others than those of the logits.
     """
 
     name: str
@@ -174,6 +179,7 @@ class Term:
     probe: Callable[[Step], Tensor] | None = None
     when: Callable[[Step], bool] | None = None
     measures: Callable[[], Mapping[str, Tensor]] | None = None
+    of_features: bool = False
 
 
 @runtime_checkable
@@ -269,20 +275,26 @@ class Objective:
             step.demand([term for term, _ in live])
         for term, factor in live:
             with step.ledger.part("losses"):
-                value, weighted = weigh(factor, partial(term.compute, step))
+                value, weighted = weigh(factor, partial(_scaled, term, step))
                 if term.balance is not None:
                     weighted = term.balance(step, student_loss, value) * weighted
             names.append(term.name)
             values.append(value)
-            for name, measured in term.measures().items() if term.measures is not None else ():
-                names.append(f"{term.name}.{name}")
-                values.append(measured)
+            measures = term.measures() if term.measures is not None else {}
+            names += [f"{term.name}.{name}" for name in measures]
+            values += measures.values()
             total = weighted if total is None else total + weighted
         if total is None:  # everything has weight 0: a zero that still belongs to the student's graph
             total = student_loss * 0
         names.append("total")
         values.append(total)
         return total, tuple(names), values
+
+
+def _scaled(term: Term, step: Step) -> Tensor:
+    """A term's value, as its batch counts; a balance compares with a loss that is scaled already."""
+    plain = step.scale is None or term.balance is not None
+    return term.compute(step) if plain else step.scale[term.of_features] * term.compute(step)  # type: ignore[index]
 
 
 BALANCES = ("gradient",)

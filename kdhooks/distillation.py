@@ -143,6 +143,8 @@ class Distillation(Recording):
         sample_ids: Any = None,
         sample_weight: Any = None,
         teacher_features: Any = None,
+        feature_mask: Any = None,
+        scale: tuple[Any, Any] | None = None,
     ) -> Any:
         """The total loss: the user's own and what the student should learn from the teacher.
 
@@ -168,6 +170,11 @@ class Distillation(Recording):
             teacher_features: the teacher's hidden features, where the caller has them already: a mapping from the
                 layers of the layer mappings (``layer:input`` for an input) to tensors, or for several teachers such a
                 mapping by name. The teacher does not run for them, and need not be set.
+            feature_mask: positions of hidden features that count, [N, T], where a criterion names no `feature_mask`;
+                None is `mask`. A feature that it does not fit is compared whole.
+            scale: two scalars, numbers or tensors, for a loop that adds up parts of a batch: this part's share of the
+                batch, by which every term but `student_loss` is multiplied, and its share for terms on hidden
+                features. The components in `losses` are multiplied as well. None is 1.
 
         Returns:
             A scalar tensor, ready for ``backward()``. With every distillation weight 0 and a student's
@@ -182,6 +189,7 @@ class Distillation(Recording):
         given = (input, student_output, teacher_output, target, mask, teacher_input, sample_ids, sample_weight)
         captured = stored_features(teacher_features, tuple(run.teachers))
         others: dict[str, Any] = {"teachers": run.teachers, "captured": captured, "ledger": run.ledger}
+        others |= {"feature_mask": feature_mask, "scale": scale}
         step = Step(run.clock.now(), *given, target_input, target_labels, **others)
         total = run.loss(step, student_loss)
         self._user_hooks.emit("on_after_compute_loss", self)
@@ -192,10 +200,14 @@ class Distillation(Recording):
         self._running("on_step_end").end_step()
         self._user_hooks.emit("on_step_end", self)
 
-    def on_epoch_end(self) -> None:
-        """Close the epoch: record its mean losses, and evaluate where there is something to do it with."""
+    def on_epoch_end(self, *, batches: int | None = None) -> None:
+        """Close the epoch: record its mean losses, and evaluate where there is something to do it with.
+
+        Args:
+            batches: where `scale` was given, how many batches this epoch's losses were parts of.
+        """
         run = self._running("on_epoch_end")
-        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch)
+        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch, batches)
         self._record_epoch(record)
         if not self._fitting:  # the built-in loop has its own progress bar and table
             logger.info("%s", History([record]).table())

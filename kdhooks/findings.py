@@ -27,6 +27,18 @@ class Findings(Participants):
         return {} if self._run is None else self._run.losses()
 
     @property
+    def loss_tensors(self) -> dict[str, Any]:
+        """The same as scalar tensors on the device, without a graph; reading does not wait for it.
+
+        Raises:
+            UsageError: in TensorFlow, where the tensors of a traced step are its graph's.
+        """
+        monitor: Any = None if self._run is None else self._run.monitor
+        if monitor is not None and not hasattr(monitor, "tensors"):
+            raise UsageError("loss_tensors is for PyTorch: in TensorFlow read losses")
+        return {} if monitor is None else dict(monitor.tensors())
+
+    @property
     def history(self) -> History:
         """One record an epoch; see `kdhooks.history.History`."""
         return History() if self._run is None else self._run.history

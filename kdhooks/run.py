@@ -109,18 +109,24 @@ class Run:
             for hook in self.hooks:
                 hook.on_step_end()
 
-    def end_epoch(self, learning_rate: float | None, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def end_epoch(
+        self, learning_rate: float | None, evaluate: Callable[[], dict[str, Any]], batches: int | None = None
+    ) -> dict[str, Any]:
         """Close the epoch and return its record.
 
         Args:
             learning_rate: at the epoch's end.
             evaluate: gives the record's ``metrics``, ``score`` and ``best``.
+            batches: how many the losses were parts of; None where each was of a whole one.
         """
         with self.ledger.part("outside"):
             seconds = time.perf_counter() - self._began
             losses = self.monitor.end_epoch()
             self.warn_if_bad()
-            record = {"epoch": self.epoch, "steps": self.clock.steps_in_epoch, "losses": losses, **evaluate()}
+            steps = self.clock.steps_in_epoch
+            if batches:
+                losses = {name: value * steps / batches for name, value in losses.items()}
+            record = {"epoch": self.epoch, "steps": batches or steps, "losses": losses, **evaluate()}
             record |= {"learning_rate": learning_rate, "seconds": seconds}
             self.history.append(record)
             for hook in self.hooks:

@@ -209,7 +209,8 @@ class PairsAtWork(ABC):
         if isinstance(temperature, (int, float)) and temperature <= 0:
             raise UsageError(f"the temperature must be above 0, and is {temperature} at step {step.index}")
         asked = self.mask is not None
-        mask = self.values.as_tensor(step.mask) if self.mask is None else mask_of(self.mask, step.input, self.values)
+        handed = step.mask if step.feature_mask is None else step.feature_mask
+        mask = self.values.as_tensor(handed) if self.mask is None else mask_of(self.mask, step.input, self.values)
         for tap in self.pairs[index].teachers:
             mask = step.counted(mask, self.name, tap.key)
         return Given(mask, asked, options)

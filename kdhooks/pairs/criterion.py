@@ -291,6 +291,7 @@ class PairsCriterion(Hook):
             lambda: frozenset(tap.key for tap in self._working().pairs[index].teachers),
             (lambda step, own, value: self._working().ratio(index, own, value)) if self._balanced else None,
             lambda step: self._working().probed(index, step),
+            of_features=True,
         )
 
     def _all(self) -> Sequence[LayerPair]:

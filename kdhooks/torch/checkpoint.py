@@ -42,7 +42,7 @@ class CheckpointFile(checkpoint.CheckpointFile):
     1
     """
 
-    keys = ("student", "optimizer", "rate", "scaler", "distiller", "position", "ranks")
+    keys: tuple[str, ...] = ("student", "optimizer", "rate", "scaler", "distiller", "position", "ranks")
 
     def save(self, content: dict[str, Any], file: Any) -> None:
         """By ``torch.save``, with the checksums that `read` depends on."""

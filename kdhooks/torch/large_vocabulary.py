@@ -105,7 +105,7 @@ class LargeVocabularyDistillationLoss(Hook):
         self._temperature = parse_schedule(temperature, above=0.0)
         weights = [parse_schedule(weight, at_least=0.0) for weight in loss_weights]
         zero = parse_schedule(0.0)
-        self.add_origin_loss, self._shift, self._named = bool(add_origin_loss), bool(shift), teacher
+        self.add_origin_loss, self.shift, self._named = bool(add_origin_loss), bool(shift), teacher
         self.student_weight = weights[0] if self.add_origin_loss else zero
         self.student_label = self.loss_types[0] if self.add_origin_loss else NO_LOSS
         self._weights = (zero if self.add_origin_loss else weights[0], weights[1])
@@ -191,7 +191,7 @@ class LargeVocabularyDistillationLoss(Hook):
         theirs = (self._teacher(step), self._head(1, "teacher")) if weights[1] else (hidden.detach(), head)
         held = step.counted(None, self._name, self._taps[1].key)  # a stored row has nothing at positions of padding
         if held is not None:
-            held = held[..., :-1] if self._shift else held
+            held = held[..., :-1] if self.shift else held
             mask = held if mask is None else held & mask.to(held.device, torch.bool)
         total = criterion(hidden, head, *theirs, target=target, mask=mask)
         terms = dict(criterion.losses)
@@ -211,14 +211,14 @@ class LargeVocabularyDistillationLoss(Hook):
                 "on_after_compute_loss, or set add_origin_loss and let the loop's own loss be the CE"
             )
         mask = step.mask if isinstance(step.mask, Tensor) else None
-        if not self._shift:
+        if not self.shift:
             return hidden, target, mask
         target, mask = (None if one is None else one[..., 1:] for one in (target, mask))
         return hidden[..., :-1, :], target, mask
 
     def _teacher(self, step: Step) -> Tensor:
         hidden = constant(self._tensor(self._taps[1], step.features(self._name)))
-        return hidden[..., :-1, :] if self._shift else hidden
+        return hidden[..., :-1, :] if self.shift else hidden
 
     def _tensor(self, tap: LayerTap, taps: Any) -> Tensor:
         try:
