@@ -6,7 +6,7 @@ All mistakes are said at once. Names that are looked up (optimizers, schedules) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -52,9 +52,9 @@ class Arguments:
     precision: int | str
     deterministic: bool
     resume_from_checkpoint: str | Path | None
-    logging_param: Mapping[str, Any] | None
+    logging_param: Any
     higher_is_better: bool
-    student_loss: Callable[[Any, Any], Any] | None
+    student_loss: Any
     input_columns: Sequence[int] | Sequence[str]
     distillation: str | Path | Mapping[str, Any] | DistillationConf | None
     workspace: str | Path | None
@@ -72,7 +72,7 @@ class Arguments:
     @property
     def loaders(self) -> dict[str, Any]:
         """The validation loaders by name, in their order."""
-        return dict(_pairs(self.val_data_loaders))
+        return dict(_pairs(self.val_data_loaders) or ())
 
     @property
     def norm_order(self) -> float | None:
@@ -102,7 +102,7 @@ def _problems(given: Arguments) -> Iterator[str]:
         yield f"student_loss must be a function of the student's output and the labels, not {shown(given.student_loss)}"
     warm_up, epochs = given.num_lr_warm_up_epoch, given.max_epoch
     if given.scheduler_method == LINEAR and _is_whole(warm_up) and _is_whole(epochs) and warm_up > epochs:
-        yield f"num_lr_warm_up_epoch is {warm_up}, and max_epoch only {epochs}: the learning rate would never be reached"
+        yield f"num_lr_warm_up_epoch is {warm_up}, and max_epoch only {epochs}: the rate would never be reached"
 
 
 def _models(given: Arguments) -> Iterator[str]:
@@ -199,7 +199,8 @@ def _norm(given: Any) -> Iterator[str]:
     except (TypeError, ValueError):
         right = False
     if not right:
-        yield f"track_grad_norm must be the order of a norm, a number above 0 or 'inf', or -1 for none, not {shown(given)}"
+        words = "the order of a norm, a number above 0 or 'inf', or -1 for none"
+        yield f"track_grad_norm must be {words}, not {shown(given)}"
 
 
 def _named(argument: str, given: Any, known: Iterable[str]) -> Iterator[str]:

@@ -194,9 +194,10 @@ class Calls:
             if len(columns) != len(batch):
                 raise DataError(f"input_columns names {len(columns)} columns, and the batch has {len(batch)}")
             return self._fields({str(name): value for name, value in zip(columns, batch, strict=True)})
-        places = [int(place) % len(batch) for place in columns if -len(batch) <= int(place) < len(batch)]
+        count = len(batch)
+        places = [place % count for place in columns if isinstance(place, int) and -count <= place < count]
         if len(places) < len(columns) or len(set(places)) < len(places):
-            raise DataError(f"input_columns is {columns}, and the batch has {len(batch)} columns, counted from 0")
+            raise DataError(f"input_columns is {columns}, and the batch has {count} columns, counted from 0")
         others = [place for place in range(len(batch)) if place not in places]
         return self._positional(tuple(batch[place] for place in places), batch[others[-1]] if others else None)
 

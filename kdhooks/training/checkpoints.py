@@ -93,14 +93,15 @@ class Keeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write; then raise what the validation failed with, since nothing can be lost any more."""
-        record = pl_module.distiller.history[-1]
+        module: Any = pl_module
+        record = module.distiller.history[-1]
         part = self.folder / f".{LAST}.part"
-        trainer.save_checkpoint(part)
+        trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero:
             os.replace(part, self.last)
             if record["best"]:
                 self._keep(record)
-        pl_module.raise_failure(self.last)
+        module.raise_failure(self.last)
 
     def _keep(self, record: Mapping[str, Any]) -> None:
         name = re.sub(r"[^\w.-]+", "_", str(self.loader))

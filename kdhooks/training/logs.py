@@ -76,7 +76,7 @@ def comet_logger(info: CometInfo, name: str) -> Any:
     """
     from lightning.pytorch.loggers import CometLogger
 
-    options = {"name": name} if name else {}
+    options: dict[str, Any] = {"name": name} if name else {}
     return CometLogger(api_key=info.api_key, project=info.project, workspace=info.workspace, **options)
 
 

@@ -201,7 +201,7 @@ class TrainingModule(LightningModule):
         generators = saved["generators"]
         if len(generators) != self._ranks.size:
             logger.warning(
-                "the checkpoint was written by %d processes, and this run has %d: it goes on, but not as that one would",
+                "the checkpoint was written by %d processes, and this run has %d: it goes on, not as that one would",
                 len(generators),
                 self._ranks.size,
             )
@@ -221,7 +221,8 @@ def gradient_norm(model: nn.Module, order: float) -> Tensor:
         return torch.zeros(())
     device = gradients[0].device
     norms = [torch.linalg.vector_norm(one, order, dtype=_wide(one)).to(device) for one in gradients]
-    return torch.linalg.vector_norm(torch.stack(norms), order)
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms), order)
+    return whole
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

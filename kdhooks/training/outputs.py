@@ -135,6 +135,6 @@ def _as_scalar(name: str, value: Any) -> Tensor:
 
 
 def _logarithm(probabilities: Tensor) -> Tensor:
-    """log p, with the smallest number in place of 0; in full precision."""
+    """The logarithm of p, with the smallest number in place of 0; in full precision."""
     wide = probabilities.float() if probabilities.dtype in (torch.float16, torch.bfloat16) else probabilities
     return wide.clamp_min(torch.finfo(wide.dtype).tiny).log()

@@ -6,10 +6,13 @@ This module and those that it imports are loaded when training starts, since the
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
+from torch import nn
 
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import teachers_by_name
@@ -49,13 +52,12 @@ class TrainingRun:
         self.arguments, self._hardware, self._comet = arguments, hardware, comet
         self.folder = free_folder(Path(arguments.workspace or WORKSPACE))
         student, teachers = arguments.student_model, teachers_by_name(arguments.teacher_model)
-        forwards = {name: Forward.of(model, name) for name, model in {"student": student, **teachers}.items()}
-        softens = {name: forward.softens for name, forward in forwards.items()}
+        learns, teaches = Forward.of(student, "student"), _alike(teachers)
+        softens = {"student": learns.softens, **dict.fromkeys(teachers, teaches.softens)}
         self._final_loss = FinalLoss(
             arguments.final_loss_coeff_dict, arguments.temperature, softens, arguments.student_loss
         )
-        first = forwards[next(iter(teachers))]
-        self._calls = Calls(forwards["student"], first, arguments.temperature, arguments.input_columns)
+        self._calls = Calls(learns, teaches, arguments.temperature, arguments.input_columns)
         self.distiller = ValidatedDistillation(conf, student_model=student, teacher_model=arguments.teacher_model)
         self.distiller.train_dataloader = None
         more = self.distiller.backend.criteria(conf) if conf.has("distillation.train.criterion") else ()
@@ -109,6 +111,12 @@ def _from(checkpoint: str) -> dict[str, Any]:
     """How Lightning is told where to go on; newer ones also how to read it, which `read_checkpoint` has done before."""
     known = inspect.signature(Trainer.fit).parameters
     return {"ckpt_path": checkpoint, **({"weights_only": True} if "weights_only" in known else {})}
+
+
+def _alike(teachers: Mapping[str, nn.Module]) -> Forward:
+    """How all teachers are called, since one input goes to all: as the first, with the temperature if all take it."""
+    forwards = [Forward.of(model, name) for name, model in teachers.items()]
+    return replace(forwards[0], softens=all(forward.softens for forward in forwards))
 
 
 def free_folder(workspace: Path) -> Path:
