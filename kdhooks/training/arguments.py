@@ -125,7 +125,7 @@ def _models(given: Arguments) -> Iterator[str]:
 def _data(given: Arguments) -> Iterator[str]:
     if given.train_data_loader is None:
         yield "train_data_loader is missing: a torch.utils.data.DataLoader of the training data"
-    elif not isinstance(given.train_data_loader, Iterable):
+    elif not isinstance(given.train_data_loader, Iterable) or isinstance(given.train_data_loader, Mapping):
         yield f"train_data_loader must be a torch.utils.data.DataLoader, not {shown(given.train_data_loader)}"
     yield from _loaders(given)
     pipeline = given.inference_pipeline

@@ -13,7 +13,6 @@ from torch import nn
 
 from kdhooks.distillation import Distillation
 from kdhooks.errors import UsageError
-from kdhooks.names import did_you_mean
 from kdhooks.run import Evaluate
 from kdhooks.torch.outputs import describe
 
@@ -64,13 +63,9 @@ def result_of(returned: Any, loader: str) -> float:
         UsageError: there is none.
     """
     if not isinstance(returned, Mapping) or RESULT not in returned:
-        hint = ""
-        if isinstance(returned, Mapping):
-            near = did_you_mean(RESULT, [str(key) for key in returned], what="Its keys")
-            hint = f". {near}" if returned else ""
         raise UsageError(
             f"inference_pipeline.run_inference_pipeline must return {{{RESULT!r}: number}}, and for the loader "
-            f"{loader!r} it returned {describe(returned)}{hint}"
+            f"{loader!r} it returned {describe(returned)}"
         )
     value = returned[RESULT]
     if isinstance(value, torch.Tensor) and value.numel() == 1:
