@@ -185,7 +185,7 @@ class Distillation(Judging):
     def on_epoch_end(self) -> None:
         """Close the epoch: record its mean losses, and evaluate where there is something to do it with."""
         run = self._running("on_epoch_end")
-        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch)
+        record = run.end_epoch(self._learning_rate(), self._judge_epoch)
         if not self._fitting:  # the built-in loop has its own progress bar and table
             logger.info("%s", History([record]).table())
         self._user_hooks.emit("on_epoch_end", self)

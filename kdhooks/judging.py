@@ -62,6 +62,10 @@ class Judging(Findings):
             last = self._run.history[-1] if self._run.history else {"epoch": self._run.epoch}
             last |= self._run.judge(self._student, evaluate, epoch=last["epoch"])
 
+    def _learning_rate(self) -> float | None:
+        """What the record of an epoch says."""
+        return self.backend.learning_rate(self.optimizer)
+
     # ---- the target domain -------------------------------------------------------------------------
 
     def _adapting(self) -> Any:

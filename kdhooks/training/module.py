@@ -21,6 +21,7 @@ from kdhooks.torch.ranks import Ranks
 from kdhooks.training.arguments import Arguments
 from kdhooks.training.batches import Calls
 from kdhooks.training.checkpoints import FORMAT, VERSION, Keeper
+from kdhooks.training.loaders import for_lightning
 from kdhooks.training.logs import log_numbers
 from kdhooks.training.loss import FinalLoss
 from kdhooks.training.optimizing import build_optimizer, build_scheduler
@@ -62,7 +63,6 @@ class TrainingModule(LightningModule):
         self._calls, self._final_loss, self._fixed = calls, final_loss, dict(fixed)
         self._anchor: Tensor | None = None
         self._norm: Tensor | None = None
-        self._rate: float | None = None
         self._logged = -1
         self._described = False
         self._ranks = Ranks()
@@ -78,6 +78,10 @@ class TrainingModule(LightningModule):
             given.scheduler_method, optimizer, epochs=given.max_epoch, warm_up=given.num_lr_warm_up_epoch
         )
         return optimizer if scheduler is None else ([optimizer], [scheduler])
+
+    def train_dataloader(self) -> Any:
+        """The user's loader; of several processes each has its part of the rows."""
+        return for_lightning(self.arguments.train_data_loader, self._ranks.rank, self._ranks.size)
 
     def on_fit_start(self) -> None:
         """The student learns, whatever mode it was in; generators go on where the saved run's stood."""
@@ -129,7 +133,7 @@ class TrainingModule(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Keep the learning rate of this step, and the gradient's norm where the step is logged."""
-        self._rate = float(optimizer.param_groups[0]["lr"])
+        self.distiller.rate = float(optimizer.param_groups[0]["lr"])
         order = self.arguments.norm_order
         if order is not None and self._is_logged(self.global_step):
             self._norm = gradient_norm(self.student_model, order)
@@ -147,8 +151,8 @@ class TrainingModule(LightningModule):
         self._logged = step
         numbers = dict(self.distiller.losses)
         numbers[TOTAL] = numbers.pop("total")
-        if self._rate is not None:
-            numbers["learning_rate"] = self._rate
+        if self.distiller.rate is not None:
+            numbers["learning_rate"] = self.distiller.rate
         if self._norm is not None:
             numbers[f"grad_{self.arguments.norm_order}_norm_total"] = float(self._norm)
             self._norm = None
@@ -164,7 +168,6 @@ class TrainingModule(LightningModule):
         self._ranks.share_buffers(self.student_model)
         self.distiller.on_epoch_end()
         record = self.distiller.history[-1]
-        record["learning_rate"] = self._rate  # the schedule has gone on already
         log_numbers(self.loggers, {**record["metrics"], "epoch": record["epoch"]}, max(0, self.global_step - 1))
 
     def raise_failure(self, saved: Path) -> None:

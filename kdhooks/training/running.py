@@ -6,7 +6,7 @@ This module and those that it imports are loaded when training starts, since the
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,7 @@ class TrainingRun:
             log_every_n_steps=given.log_every_n_steps,
         )
         log_parameters(loggers, given.logging_param)
-        loader = given.train_data_loader
-        batches = Batches(loader) if isinstance(loader, (list, tuple)) else loader
-        trainer.fit(module, batches, **(_from(resumed) if resumed else {}))
+        trainer.fit(module, **(_from(resumed) if resumed else {}))
         self.folder = keeper.folder
         self._finish(keeper)
 
@@ -107,19 +105,6 @@ class TrainingRun:
         self.distiller.restore_best()
         if keeper.last.exists():
             logger.info("checkpoints and logs: %s", self.folder)
-
-
-class Batches:
-    """A list of batches, which Lightning would take for a list of loaders."""
-
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._batches)
-
-    def __len__(self) -> int:
-        return len(self._batches)
 
 
 def _from(checkpoint: str) -> dict[str, Any]:

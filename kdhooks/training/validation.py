@@ -95,12 +95,21 @@ def _device_of(pipeline: Any, model: nn.Module) -> Iterator[None]:
 
 
 class ValidatedDistillation(Distillation):
-    """A `Distillation` that a `Validation` judges, if there is one."""
+    """A `Distillation` that a `Validation` judges, if there is one.
+
+    Attributes:
+        validation: as said.
+        rate: the learning rate of the last step; at an epoch's end the schedule has gone on already.
+    """
 
     validation: Validation | None = None
+    rate: float | None = None
 
     def _labelled_evaluator(self) -> Evaluate | None:
         return self.validation
+
+    def _learning_rate(self) -> float | None:
+        return self.rate
 
     def restore_best(self) -> None:
         """Put the best weights into the student, where something was evaluated."""

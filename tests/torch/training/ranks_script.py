@@ -24,7 +24,7 @@ def main(folder: Path, mode: str) -> None:
     found: dict[str, Any] = {}
 
     def run(name: str, **changes: Any) -> Any:
-        one = training(folder, train_data_loader=loader(batch_size=BATCH // 2), **{**spread, **changes})
+        one = training(folder, **{"train_data_loader": loader(batch_size=BATCH // 2), **spread, **changes})
         one.start_kd_training()
         found[name] = {
             "weights": [value.tolist() for value in one.get_student_model().state_dict().values()],

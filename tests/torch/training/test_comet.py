@@ -108,8 +108,8 @@ def test_comet_without_a_key_is_said_before_anything_is_written(
     monkeypatch.delenv("COMET_API_KEY", raising=False)
     missing, empty = tmp_path / "missing.txt", info(tmp_path, "\nclothes\nus\n")
     expected = {
-        "": "log_to_comet is True, and comet_info_path names no file. Write key, project and workspace into a txt file, "
-        "a line each, or set COMET_API_KEY",
+        "": "log_to_comet is True, and comet_info_path names no file. Write key, project and workspace into a txt "
+        "file, a line each, or set COMET_API_KEY",
         str(missing): f"comet_info_path, {missing}, can't be read: No such file or directory",
         str(empty): f"the first line of {empty} must be the api key, and it is empty. The lines are api key, project "
         "name, workspace",
@@ -123,7 +123,7 @@ def test_comet_without_a_key_is_said_before_anything_is_written(
         read_comet_info(words)
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(UsageError, match="can't be read: it is no text$"):
+    with pytest.raises(UsageError, match=r"can't be read: it is no text$"):
         read_comet_info(binary)
     assert not list(tmp_path.glob("version_*"))
 

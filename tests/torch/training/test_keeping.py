@@ -202,8 +202,8 @@ def test_checkpoints_that_this_run_can_not_go_on_from(tmp_path: Path) -> None:
         f"the checkpoint {good} belongs to another student: 'weight' is of shape [4, 6] there and [3, 6] here"
     )
     assert resumed(tmp_path, good, student_model=classifier(), teacher_model=classifier(2)) == (
-        f"the checkpoint {good} belongs to another student: it has no 'body.0.weight' and 8 more; it has 'weight' and 1 "
-        "more, which the student has not"
+        f"the checkpoint {good} belongs to another student: it has no 'body.0.weight' and 8 more; it has 'weight' and "
+        "1 more, which the student has not"
     )
     assert resumed(tmp_path, good, optimize_method="adam") == (
         f"the checkpoint {good} belongs to a run with optimize_method='sgd', and this one has 'adam'"

@@ -133,8 +133,8 @@ def error(folder: Path, kind: type[Exception], **changes: Any) -> str:
 def test_a_coefficient_without_a_component_and_the_reverse(tmp_path: Path) -> None:
     coefficients = {"kd_loss": 1, "student_los": 1}
     assert error(tmp_path, ModelError, student_model=Brings(), final_loss_coeff_dict=coefficients) == (
-        "the student returned the losses 'student_loss', 'penalty' without a coefficient; final_loss_coeff_dict has the "
-        "coefficient 'student_los' without a component.\n"
+        "the student returned the losses 'student_loss', 'penalty' without a coefficient; final_loss_coeff_dict has "
+        "the coefficient 'student_los' without a component.\n"
         "  coefficients: kd_loss, student_los\n"
         "  components: kd_loss, cos_embed_loss, student_loss, penalty\n"
         "  Names must be the same on both sides; a coefficient of 0 leaves a component out."
