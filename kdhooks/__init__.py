@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kdhooks.errors import ConfigError, KDHooksError
     from kdhooks.registry import register_dataset, register_loss, register_matcher, register_metric
     from kdhooks.search.auto import AutoDistillation
+    from kdhooks.training.kd_training import KnowledgeDistillationTraining
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ _WHERE = {
     "DistillationConf": "kdhooks.config",
     "ConfigError": "kdhooks.errors",
     "KDHooksError": "kdhooks.errors",
+    "KnowledgeDistillationTraining": "kdhooks.training.kd_training",
     "ReplayedAugmentation": "kdhooks.datasets.replayed",
     "register_dataset": "kdhooks.registry",
     "register_loss": "kdhooks.registry",
@@ -37,6 +39,7 @@ __all__ = [
     "Distillation",
     "DistillationConf",
     "KDHooksError",
+    "KnowledgeDistillationTraining",
     "ReplayedAugmentation",
     "register_dataset",
     "register_loss",

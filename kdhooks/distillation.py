@@ -207,7 +207,7 @@ class Distillation(Recording):
             batches: where `scale` was given, how many batches this epoch's losses were parts of.
         """
         run = self._running("on_epoch_end")
-        record = run.end_epoch(self.backend.learning_rate(self.optimizer), self._judge_epoch, batches)
+        record = run.end_epoch(self._learning_rate(), self._judge_epoch, batches)
         self._record_epoch(record)
         if not self._fitting:  # the built-in loop has its own progress bar and table
             logger.info("%s", History([record]).table())

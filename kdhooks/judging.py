@@ -66,6 +66,10 @@ class Judging(Findings):
     def _tell_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Who listens to a run is told of an evaluation after its last epoch."""
 
+    def _learning_rate(self) -> float | None:
+        """What the record of an epoch says."""
+        return self.backend.learning_rate(self.optimizer)
+
     # ---- the target domain -------------------------------------------------------------------------
 
     def _adapting(self) -> Any:

@@ -1,0 +1,127 @@
+"""One run of the ready-made loop: the parts of Lightning, put together, and what is left when it ends.
+
+This module and those that it imports are loaded when training starts, since they need Lightning.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer, seed_everything
+from torch import nn
+
+from kdhooks.config import DistillationConf
+from kdhooks.criterion import teachers_by_name
+from kdhooks.messages import logger
+from kdhooks.training.arguments import Arguments
+from kdhooks.training.batches import Calls, Forward
+from kdhooks.training.checkpoints import Keeper, read_checkpoint
+from kdhooks.training.hardware import Hardware
+from kdhooks.training.logs import CometInfo, comet_logger, file_logger, log_parameters
+from kdhooks.training.loss import FinalLoss
+from kdhooks.training.module import TrainingModule
+from kdhooks.training.validation import ValidatedDistillation, Validation
+
+WORKSPACE = Path(".kdhooks", "kd_training")
+
+_FIXED = ("optimize_method", "scheduler_method")
+"""Arguments that the optimizer and the schedule in a checkpoint are made of."""
+
+
+class TrainingRun:
+    """A run: made by each `start_kd_training`.
+
+    Args:
+        arguments: of the training.
+        conf: what of `Distillation` was asked for besides.
+        hardware: where it runs.
+        comet: what Comet needs, or None.
+
+    Attributes:
+        distiller: the `Distillation`.
+        folder: of this run; known on all ranks once it trains.
+    """
+
+    def __init__(
+        self, arguments: Arguments, conf: DistillationConf, hardware: Hardware, comet: CometInfo | None
+    ) -> None:
+        self.arguments, self._hardware, self._comet = arguments, hardware, comet
+        self.folder = free_folder(Path(arguments.workspace or WORKSPACE))
+        student, teachers = arguments.student_model, teachers_by_name(arguments.teacher_model)
+        learns, teaches = Forward.of(student, "student"), _alike(teachers)
+        softens = {"student": learns.softens, **dict.fromkeys(teachers, teaches.softens)}
+        self._final_loss = FinalLoss(
+            arguments.final_loss_coeff_dict, arguments.temperature, softens, arguments.student_loss
+        )
+        self._calls = Calls(learns, teaches, arguments.temperature, arguments.input_columns)
+        self.distiller = ValidatedDistillation(conf, student_model=student, teacher_model=arguments.teacher_model)
+        self.distiller.train_dataloader = None
+        more = self.distiller.backend.criteria(conf) if conf.has("distillation.train.criterion") else ()
+        self.distiller.criterion = [self._final_loss, *more]
+        if arguments.loaders:
+            self.distiller.validation = Validation(
+                arguments.loaders, arguments.inference_pipeline, arguments.higher_is_better, self.distiller.backend
+            )
+
+    def train(self) -> None:
+        """From the seed to the best weights in the student."""
+        given = self.arguments
+        resumed = str(given.resume_from_checkpoint or "")
+        fixed = {name: getattr(given, name) for name in _FIXED}
+        if resumed:
+            read_checkpoint(Path(resumed), given.student_model, fixed)
+        if given.seed is not None:
+            seed_everything(given.seed, workers=True, verbose=False)
+        loggers = [file_logger(self.folder), *given.loggers]
+        if self._comet is not None:
+            loggers.append(comet_logger(self._comet, given.comet_exp_name))
+        keeper = Keeper(self.folder, next(iter(given.loaders), None))
+        module = TrainingModule(given, self.distiller, self._calls, self._final_loss, fixed, keeper)
+        trainer = Trainer(
+            **self._hardware.trainer_arguments(),
+            max_epochs=given.max_epoch,
+            accumulate_grad_batches=given.accumulate_grad_batches,
+            deterministic=given.deterministic,
+            logger=loggers,
+            callbacks=[keeper],
+            default_root_dir=self.folder,
+            enable_progress_bar=given.progress_bar,
+            enable_model_summary=False,
+            enable_checkpointing=True,
+            num_sanity_val_steps=0,
+            log_every_n_steps=given.log_every_n_steps,
+        )
+        log_parameters(loggers, given.logging_param)
+        trainer.fit(module, **(_from(resumed) if resumed else {}))
+        self.folder = keeper.folder
+        self._finish(keeper)
+
+    def _finish(self, keeper: Keeper) -> None:
+        self.distiller.on_train_end()
+        self.distiller.restore_best()
+        if keeper.last.exists():
+            logger.info("checkpoints and logs: %s", self.folder)
+
+
+def _from(checkpoint: str) -> dict[str, Any]:
+    """How Lightning is told where to go on; newer ones also how to read it, which `read_checkpoint` has done before."""
+    known = inspect.signature(Trainer.fit).parameters
+    return {"ckpt_path": checkpoint, **({"weights_only": True} if "weights_only" in known else {})}
+
+
+def _alike(teachers: Mapping[str, nn.Module]) -> Forward:
+    """How all teachers are called, since one input goes to all: as the first, with the temperature if all take it."""
+    forwards = [Forward.of(model, name) for name, model in teachers.items()]
+    return replace(forwards[0], softens=all(forward.softens for forward in forwards))
+
+
+def free_folder(workspace: Path) -> Path:
+    """The first ``version_N`` of a workspace that is not there yet."""
+    number = 0
+    while (workspace / f"version_{number}").exists():
+        number += 1
+    return workspace / f"version_{number}"
