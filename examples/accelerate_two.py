@@ -2,8 +2,8 @@
 
     python examples/accelerate_two.py [--quick]
 
-The script starts itself twice (gloo, on the CPU); under `accelerate launch` it runs as it is. Data: 1,797 digits of 8 x 8
-pixels that come with scikit-learn; the student sees 100 labels, the teacher all of them.
+The script starts itself twice (gloo, on the CPU); under `accelerate launch` it runs as it is. Data: 1,797 digits of
+8 x 8 pixels that come with scikit-learn; the student sees 100 labels, the teacher all of them.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +142,10 @@ def test_the_command_takes_models_and_says_what_is_wrong(capsys: pytest.CaptureF
 def test_no_framework_is_loaded() -> None:
     code = "import sys, kdhooks.scaling; print(sorted({'torch', 'tensorflow', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_page_has_the_tables_of_these_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for words in (["--ranks", "1", "8", "64", "1024", "--chunked"], ["--ranks", "8"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out.strip() in page

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from kdhooks import Distillation
+from kdhooks.errors import UsageError
 from kdhooks.torch import KnowledgeDistillationLoss
 from tests.torch.hidden_models import Net, criterion
 from tests.torch.small_models import made
@@ -97,3 +99,31 @@ def script(
             number += 1
             after(number)
     return accelerator.unwrap_model(model), model, optimizer
+
+
+@pytest.fixture(autouse=True)
+def own_accelerator() -> Iterator[None]:
+    """`Accelerator` keeps its choices in a global; each test makes its own."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
+def accelerator(accumulation: int = 2, **options: Any) -> Accelerator:
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    return Accelerator(cpu=True, gradient_accumulation_steps=accumulation, **options)
+
+
+def error_of(function: Any, kind: type[Exception] = UsageError) -> str:
+    with pytest.raises(kind) as caught:
+        function()
+    return str(caught.value)
