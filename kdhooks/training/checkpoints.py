@@ -48,17 +48,18 @@ class TrainingCheckpoint(CheckpointFile):
         return dict(content)
 
 
-def read_checkpoint(path: Path, student: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def read_checkpoint(path: Path, student: nn.Module, arguments: Mapping[str, Any], epochs: int) -> dict[str, Any]:
     """A checkpoint that this run can go on from.
 
     Args:
         path: of the file.
         student: of this run.
         arguments: what must be the same as in the run that wrote it.
+        epochs: of this run.
 
     Raises:
-        CheckpointError: it is missing, damaged, no checkpoint of ours, of a newer version, of another student, or of
-            a run with other arguments.
+        CheckpointError: it is missing, damaged, no checkpoint of ours, of a newer version, of another student, of a
+            run with other arguments, or there is nothing left to train.
     """
     content = TrainingCheckpoint(path).read()
     weights = {name.removeprefix(PREFIX): one for name, one in content["state_dict"].items() if name.startswith(PREFIX)}
@@ -68,6 +69,9 @@ def read_checkpoint(path: Path, student: nn.Module, arguments: Mapping[str, Any]
             raise CheckpointError(
                 f"the checkpoint {path} belongs to a run with {name}={value!r}, and this one has {arguments[name]!r}"
             )
+    done = len(content["kdhooks"]["distiller"]["history"])
+    if done >= epochs:
+        raise CheckpointError(f"the checkpoint {path} is of epoch {done}, and max_epoch is {epochs}: nothing is left")
     return content
 
 

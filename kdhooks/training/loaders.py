@@ -54,6 +54,6 @@ def for_lightning(loader: Any, rank: int, size: int) -> Any:
         return loader
     if loader.batch_size is None or type(loader.sampler) is not SequentialSampler:
         return loader
-    sampler = DistributedSampler(loader.dataset, size, rank, shuffle=False, drop_last=loader.drop_last)
+    sampler: Any = DistributedSampler(loader.dataset, size, rank, shuffle=False, drop_last=loader.drop_last)
     options: dict[str, Any] = {name: getattr(loader, name) for name in _KEPT}
     return DataLoader(loader.dataset, sampler=sampler, **options)

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from kdhooks.criterion import teachers_by_name
+from kdhooks.errors import UsageError
 from kdhooks.messages import logger
 from kdhooks.torch.ranks import Ranks
 from kdhooks.training.arguments import Arguments
@@ -180,7 +181,7 @@ class TrainingModule(LightningModule):
             logger.error(
                 "the validation failed; the epoch is saved: resume_from_checkpoint=%r goes on from it", str(saved)
             )
-            raise failure if failure is not None else RuntimeError("the validation failed on another rank")
+            raise failure if failure is not None else UsageError("the validation failed on another rank")
 
     # ---- checkpoints -------------------------------------------------------------------------------
 

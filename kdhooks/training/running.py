@@ -73,7 +73,7 @@ class TrainingRun:
         resumed = str(given.resume_from_checkpoint or "")
         fixed = {name: getattr(given, name) for name in _FIXED}
         if resumed:
-            read_checkpoint(Path(resumed), given.student_model, fixed)
+            read_checkpoint(Path(resumed), given.student_model, fixed, given.max_epoch)
         if given.seed is not None:
             seed_everything(given.seed, workers=True, verbose=False)
         loggers = [file_logger(self.folder), *given.loggers]

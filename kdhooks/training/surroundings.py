@@ -56,15 +56,27 @@ def as_before() -> Iterator[None]:
 
 @contextmanager
 def as_found(*models: nn.Module) -> Iterator[None]:
-    """Modes and devices of models are after the block as they were before it, and no gradient is left."""
+    """Modes, devices and dtypes of models are after the block as they were before it, and no gradient is left."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    devices = [next((one.device for one in model.parameters()), None) for model in models]
+    firsts = [next((one for one in model.parameters() if one.is_floating_point()), None) for model in models]
+    places = [None if first is None else (first.device, first.dtype) for first in firsts]
     try:
         yield
     finally:
-        for model, device in zip(models, devices, strict=True):
+        for model, place in zip(models, places, strict=True):
             model.zero_grad(set_to_none=True)
-            if device is not None:
-                model.to(device)
+            _put_back(model, place)
         for module, mode in modes:
             module.training = mode
+
+
+def _put_back(model: nn.Module, place: tuple[torch.device, torch.dtype] | None) -> None:
+    """Move a model where its first parameter was, if that was moved."""
+    first = next((one for one in model.parameters() if one.is_floating_point()), None)
+    if place is None or first is None:
+        return
+    device, dtype = place
+    if first.device != device:
+        model.to(device)
+    if first.dtype != dtype:  # of precision 64
+        model.to(dtype)

@@ -44,7 +44,7 @@ def main(folder: Path, mode: str) -> None:
         run("whole", max_epoch=3, student_model=classifier(), **drawing)
         half = run("half", max_epoch=1, student_model=classifier(), **drawing)
         checkpoint = half.folder / "last.ckpt"
-        run("rest", max_epoch=3, student_model=classifier(), resume_from_checkpoint=checkpoint, **drawing)
+        run("rest", max_epoch=3, student_model=classifier(9), seed=9, resume_from_checkpoint=checkpoint, **drawing)
         layer = {"layer_mappings": [["body.0", "body.0"]], "loss_types": ["MSE"], "feature_matchers": ["linear"]}
         conf = {"distillation": {"train": {"criterion": {"IntermediateLayersKnowledgeDistillationLoss": layer}}}}
         teacher = classifier(2)

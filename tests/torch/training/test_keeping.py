@@ -95,6 +95,13 @@ def test_the_student_is_left_clean(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_weights_are_afterwards_of_the_kind_that_they_were(tmp_path: Path) -> None:
+    student, teacher = classifier(), classifier(2)
+    trained(tmp_path, student_model=student, teacher_model=teacher, precision=64)
+    kinds = {value.dtype for model in (student, teacher) for value in model.state_dict().values()}
+    assert kinds == {torch.float32, torch.int64}
+
+
 def test_every_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     run = trained(tmp_path)
     first = weights(run.get_student_model())
@@ -176,6 +183,7 @@ def test_a_result_that_is_no_number(tmp_path: Path, returned: Any, expected: str
 
 
 def resumed(folder: Path, checkpoint: Path, **changes: Any) -> str:
+    changes = {"max_epoch": 2, **changes}
     student = changes.pop("student_model", linear(1))
     before = weights(student)
     with pytest.raises(CheckpointError) as caught:
@@ -209,6 +217,9 @@ def test_checkpoints_that_this_run_can_not_go_on_from(tmp_path: Path) -> None:
         f"the checkpoint {good} belongs to a run with optimize_method='sgd', and this one has 'adam'"
     )
     assert resumed(tmp_path, tmp_path / "none.ckpt") == f"there is no checkpoint at {tmp_path / 'none.ckpt'}"
+    assert resumed(tmp_path, good, max_epoch=1) == (
+        f"the checkpoint {good} is of epoch 1, and max_epoch is 1: nothing is left"
+    )
     other = changed("other.ckpt", format="something")
     assert resumed(tmp_path, other) == f"{other} is no checkpoint of KnowledgeDistillationTraining"
     damaged = tmp_path / "damaged.ckpt"
