@@ -41,7 +41,8 @@ def columns(picture: Image.Image, height: int) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    picture.quantize(128).save(path, optimize=True)
+    # a palette that covers rare colours too, as that of a thin line is
+    picture.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
 

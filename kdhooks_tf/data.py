@@ -35,6 +35,7 @@ class EpochLoader:
 
     Attributes:
         position: the epoch that is served next; the order of the rows, where they have numbers.
+        dataset: what the batches are made of, or None.
 
     >>> from kdhooks.config.model import Named
     >>> settings = DataloaderSettings(batch_size=4, shuffle=True, dataset=Named("dummy", {"size": 10}))
@@ -44,8 +45,10 @@ class EpochLoader:
     [[4, 8, 8, 1], [2, 8, 8, 1]]
     """
 
-    def __init__(self, position: EpochPosition, batches: Callable[[EpochPosition], Iterator[Any]]) -> None:
-        self.position = position
+    def __init__(
+        self, position: EpochPosition, batches: Callable[[EpochPosition], Iterator[Any]], dataset: Any = None
+    ) -> None:
+        self.position, self.dataset = position, dataset
         self._batches = batches
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -101,11 +104,11 @@ def build_dataloader(settings: DataloaderSettings, *, seed: int, train: bool = T
     )
     if isinstance(data, Arrays):
         return EpochLoader(
-            order, _Prefetched(_ArraysBatches(data, pipeline, seed, settings.replays), settings.num_workers)
+            order, _Prefetched(_ArraysBatches(data, pipeline, seed, settings.replays), settings.num_workers), data
         )
     # a user's rows may draw from the process's generators, so they are fetched where nobody else draws
     rows = _RowBatches(data, pipeline if settings.transform else None, seed, settings.replays)
-    return EpochLoader(order, _Prefetched(rows, 0))
+    return EpochLoader(order, _Prefetched(rows, 0), data)
 
 
 class _ArraysBatches:

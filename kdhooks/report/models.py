@@ -57,7 +57,7 @@ def _metric(metric: Metric) -> _Quantity:
         if metric.text(student) == metric.text(teacher):
             return "as good as the teacher"
         word = "above" if student > teacher else "below"
-        return f"{metric.apart(student, teacher)} {word} the teacher"
+        return f"{metric.apart(student, teacher)} {word}"
 
     return _Quantity(metric.label, lambda model: model.metrics.get(metric.name), metric.text, verdict)
 

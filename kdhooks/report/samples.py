@@ -62,10 +62,11 @@ def _card(entry: Mapping[str, Any], picture: str | None) -> str:
         _verdict(role, entry.get(role), finite(entry.get(f"{role}_probability")), label)
         for role in ("teacher", "student")
     )
-    facts = [f"row {row}", f"label {label}" if label is not None else "no label"]
+    truth = f"label {label}" if label is not None else "no label"
     divergence = finite(entry.get("divergence"))
-    facts += [f"divergence {number(divergence)}"] if divergence is not None else []
-    return f'<li>{head}<div>{verdicts}<span class="soft">{escape(" · ".join(facts))}</span></div></li>'
+    facts = [f"row {row}", *([f"divergence {number(divergence)}"] if divergence is not None else [])]
+    lines = "".join(f'<span class="soft">{escape(line)}</span>' for line in (truth, " · ".join(facts)))
+    return f"<li>{head}<div>{verdicts}{lines}</div></li>"
 
 
 def _verdict(role: str, said: Any, probability: float | None, label: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from kdhooks.report.heat import Grid, drawn
+from kdhooks.report.heat import SHADES, Grid, drawn
 from kdhooks.report.numbers import finite
 from kdhooks.report.record import Pages
 from kdhooks.report.section import Section, cells, figure, paragraph
@@ -25,8 +26,9 @@ def layers(pages: Pages) -> Section | None:
     if not parts:
         return None
     names = [str(found["student_layers"][at]) for at in rows], [str(found["teacher_layers"][at]) for at in columns]
+    low = _lowest([values for _, values in parts])
     figures = [
-        figure(_map(name, values, *names), f"{name} training".capitalize(), aside=_mean(values))
+        figure(_map(name, values, names, low), f"{name} training".capitalize(), aside=_mean(values))
         for name, values in parts
     ]
     intro = (
@@ -37,15 +39,24 @@ def layers(pages: Pages) -> Section | None:
     total = len(found["student_layers"]), len(found["teacher_layers"])
     if (len(rows), len(columns)) != total:
         intro += f" Drawn are {len(rows)} of {total[0]} and {len(columns)} of {total[1]} layers, evenly chosen."
-    body = paragraph(intro, "soft") + cells(figures, "two") + SCALE
+    body = paragraph(intro, "soft") + cells(figures, "two") + _scale(low)
     return Section("similarity", "Layer similarity", _finding(parts), body)
 
 
-SCALE = (
-    '<p class="scale" aria-hidden="true"><span>0</span>'
-    f"{''.join(f'<i class=h{at}></i>' for at in range(8))}<span>1</span></p>"
-)
-"""The shades of heat maps, from nothing to all."""
+def _lowest(maps: Sequence[_Values]) -> float:
+    """Where the shades begin: a tenth below all values of both maps, which share one scale.
+
+    >>> _lowest([[[0.71, 0.9]], [[None, 0.64]]]), _lowest([[[-0.2, 1.0]]]), _lowest([[[1.0]]])
+    (0.6, 0.0, 0.9)
+    """
+    values = [value for values in maps for row in values for value in row if value is not None]
+    return min(0.9, max(0.0, math.floor(10 * min(values)) / 10)) if values else 0.0
+
+
+def _scale(low: float) -> str:
+    """The shades of heat maps, from the lowest value to 1."""
+    shades = "".join(f'<i class="h{at}"></i>' for at in range(SHADES))
+    return f'<p class="scale" aria-hidden="true"><span>{low:g}</span>{shades}<span>1</span></p>'
 
 
 def _chosen(names: Sequence[Any]) -> list[int]:
@@ -75,7 +86,8 @@ def _mean(values: _Values) -> str:
     return "" if mean is None else f"best matches: {mean:.2f} on average"
 
 
-def _map(name: str, values: _Values, rows: Sequence[str], columns: Sequence[str]) -> str:
+def _map(name: str, values: _Values, names: tuple[Sequence[str], Sequence[str]], low: float) -> str:
+    rows, columns = names
     best = [None if (found := _best(row)) is None else found[1] for row in values]
     grid = Grid(
         title=f"similarity of layers {name} training",
@@ -84,7 +96,7 @@ def _map(name: str, values: _Values, rows: Sequence[str], columns: Sequence[str]
         columns=columns,
         row_label="student",
         column_label="teacher",
-        share=lambda row, column: values[row][column],
+        share=lambda row, column: None if (value := values[row][column]) is None else (value - low) / (1 - low),
         text=lambda row, column: _short(values[row][column]),
         hint=lambda row, column: f"{rows[row]} · {columns[column]}: {_long(values[row][column])}",
         style=lambda row, column: "marked" if best[row] == column else "",

@@ -62,7 +62,7 @@ rect:hover { stroke: var(--ink); }
 .h0 { background: var(--h0); } .h1 { background: var(--h1); } .h2 { background: var(--h2); }
 .h3 { background: var(--h3); } .h4 { background: var(--h4); } .h5 { background: var(--h5); }
 .h6 { background: var(--h6); } .h7 { background: var(--h7); }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 220px), 1fr)); gap: 14px;
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 14px;
   list-style: none; margin: 0; padding: 0; }
 .samples li { display: flex; gap: 12px; border: 1px solid var(--rule); border-radius: 10px; padding: 12px; min-width: 0;
   align-items: flex-start; font-size: 14px; }
@@ -70,7 +70,7 @@ rect:hover { stroke: var(--ink); }
 .samples img { width: 72px; height: 72px; object-fit: contain; image-rendering: pixelated; border-radius: 4px;
   background: var(--panel); flex: none; }
 .samples blockquote { margin: 0; max-height: 9em; overflow: auto; overflow-wrap: anywhere; width: 100%; }
-.samples div { min-width: 0; overflow-wrap: anywhere; } .samples .soft { font-size: 12px; }
+.samples div { min-width: 0; overflow-wrap: anywhere; } .samples .soft { display: block; font-size: 12px; }
 .said { display: block; } .said small { color: var(--soft); }
 .students b { color: var(--student); } .teachers b { color: var(--teacher); }
 :root { --student: #005a8f; --teacher: #a84400; }

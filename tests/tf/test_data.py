@@ -162,3 +162,8 @@ def test_images_from_disk_are_channels_last(tmp_path: Any) -> None:
     ((x, y),) = build_dataloader(DataloaderSettings(dataset=Named("images")), seed=0)
     np.testing.assert_array_equal(x.numpy(), images.transpose(0, 2, 3, 1) / np.float32(255))
     assert y.numpy().tolist() == [0, 1]
+
+
+def test_a_loader_tells_the_names_of_its_classes() -> None:
+    settings = DataloaderSettings(batch_size=2, dataset=Named("dummy", {"size": 4, "classes": 3}))
+    assert build_dataloader(settings, seed=0).dataset.classes == ("0", "1", "2")

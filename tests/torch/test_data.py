@@ -296,3 +296,9 @@ def test_a_loader_without_a_dataset():
     assert str(caught.value) == (
         "the dataloader has no dataset: name one in the configuration, or set a dataloader in Python"
     )
+
+
+def test_a_loaders_dataset_tells_the_names_of_its_classes(register):
+    assert loader_of(options={"size": 4, "classes": 3}).dataset.classes == ("0", "1", "2")
+    register("nameless", lambda: Arrays(np.zeros((4, 3), np.float32), np.zeros(4, np.int64)))
+    assert loader_of("nameless", {}).dataset.classes is None
