@@ -53,6 +53,7 @@ ALL = (
     Part("adaptation_step", quick=("--rounds", "2", "--depth", "8", "--batch", "4")),
     Part("chunked_loss", quick=("--repeats", "1", "--tokens", "256", "--vocabulary", "500", "--hidden", "32")),
     Part("ledger"),
+    Part("trainers", environment="main", quick=("--steps", "4", "--rounds", "2")),
     Part("transfer", environment="main", quick=("--rounds", "2", "--millions", "0.2")),
     Part("ipex", environment="ipex", page="ipex_page", quick=("--rounds", "2", "--quick")),
     Part("tensorflow_step", environment="main", page="tensorflow_page", quick=("--rounds", "2", "--small-steps", "10")),

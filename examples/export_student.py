@@ -45,7 +45,10 @@ def distilled(epochs: int, folder: Path) -> nn.Module:
             }
         },
         "evaluation": {
-            "accuracy": {"metric": {"topk": 1}, "dataloader": {"batch_size": 256, "dataset": {"digits": {"train": False}}}}
+            "accuracy": {
+                "metric": {"topk": 1},
+                "dataloader": {"batch_size": 256, "dataset": {"digits": {"train": False}}},
+            }
         },
         "tuning": {"workspace": {"path": str(folder)}},
     }  # fmt: skip

@@ -66,6 +66,7 @@ def f(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+ELSEWHERE = "'a' is not finite, or no number, in other places than the model's"
 COMPARED = {
     "the same": ({"a": f(1.0)}, {"a": f(1.0)}, 0.0, None),
     "within": ({"a": f(1.0, 0.0)}, {"a": f(1.0, 9e-6)}, 9e-6, None),
@@ -77,12 +78,8 @@ COMPARED = {
     "whole numbers": ({"a": np.array([1])}, {"a": np.array([3])}, 2.0, "'a' differs by 2, and 0 is allowed"),
     "flags": ({"a": np.array([True])}, {"a": np.array([False])}, 1.0, "'a' differs by 1, and 0 is allowed"),
     "the same NaN": ({"a": f(np.nan, np.inf)}, {"a": f(np.nan, np.inf)}, 0.0, None),
-    "another NaN": (
-        {"a": f(np.nan, 1)}, {"a": f(1, np.nan)}, np.inf, "'a' is not finite, or no number, in other places than the model's"
-    ),
-    "another sign": (
-        {"a": f(np.inf)}, {"a": f(-np.inf)}, np.inf, "'a' is not finite, or no number, in other places than the model's"
-    ),
+    "another NaN": ({"a": f(np.nan, 1)}, {"a": f(1, np.nan)}, np.inf, ELSEWHERE),
+    "another sign": ({"a": f(np.inf)}, {"a": f(-np.inf)}, np.inf, ELSEWHERE),
     "empty": ({"a": np.zeros((0, 3), np.float32)}, {"a": np.zeros((0, 3), np.float32)}, 0.0, None),
 }  # fmt: skip
 
@@ -125,15 +122,15 @@ def test_a_folder_is_whole_or_as_before(tmp_path: Path) -> None:
 
 
 def test_places_that_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine.txt").write_text("")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "mine.txt").write_text("")
+    cure = "which a SavedModel would replace: name a folder of its own"
     for path, form, text in (
-        (tmp_path / "data", "onnx", f"{tmp_path / 'data'} is a folder: name a file, as in {tmp_path / 'data/student.onnx'}"),
-        (tmp_path / "data", "savedmodel", f"{tmp_path / 'data'} is a folder with other things in it, which a SavedModel "
-         "would replace: name a folder of its own"),
-        (tmp_path / "data" / "mine.txt", "savedmodel", f"{tmp_path / 'data/mine.txt'} is a file, which a SavedModel "
-         "would replace: name a folder of its own"),
-    ):  # fmt: skip
+        (data, "onnx", f"{data} is a folder: name a file, as in {data / 'student.onnx'}"),
+        (data, "savedmodel", f"{data} is a folder with other things in it, {cure}"),
+        (data / "mine.txt", "savedmodel", f"{data / 'mine.txt'} is a file, {cure}"),
+    ):
         with pytest.raises(UsageError) as caught:
             check_place(path, FORMATS[form])
         assert str(caught.value) == text

@@ -122,12 +122,18 @@ MISTAKES = {
         "line --shape, --tokens or --config)",
     ),
     "suffix": (("--to", "a.onx", *SHAPE), "a.onx: no format has files that end in '.onx'. Did you mean '.onnx'?"),
-    "two weights": (("--to", "a.pt2", "--run", ".", "--weights", "b.pt"), "--run and --weights both name weights: give one of them"),
+    "two weights": (
+        ("--to", "a.pt2", "--run", ".", "--weights", "b.pt"),
+        "--run and --weights both name weights: give one of them",
+    ),
     "no run": (
         ("--to", "a.pt2", "--run", "none"),
         "--run none is no folder: name the folder of a run, or a file with --weights",
     ),
-    "empty run": (("--to", "a.pt2", "--run", "."), "there is no checkpoint at checkpoint.pt: name the folder in which fit() worked"),
+    "empty run": (
+        ("--to", "a.pt2", "--run", "."),
+        "there is no checkpoint at checkpoint.pt: name the folder in which fit() worked",
+    ),
     "no weights": (("--to", "a.pt2", "--weights", "b.pt"), "b.pt can't be read: No such file or directory"),
     "both inputs": (
         ("--to", "a.pt2", "--config", "kd.yaml", *SHAPE),
@@ -137,10 +143,10 @@ MISTAKES = {
     "folder": (("--to", "kd.yaml/a.pt2", *SHAPE), None),
     "shape": (
         ("--to", "a.pt2", "--shape", "2,1,8,9"),
-        "Sequential can't be exported: it failed on an input [2, 1, 8, 9]: RuntimeError: mat1 and mat2 shapes cannot be "
-        "multiplied (2x72 and 64x16)",
+        "Sequential can't be exported: it failed on an input [2, 1, 8, 9]: RuntimeError: mat1 and mat2 shapes cannot "
+        "be multiplied (2x72 and 64x16)",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("words", "text"), MISTAKES.values(), ids=MISTAKES.keys())

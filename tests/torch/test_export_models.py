@@ -38,7 +38,9 @@ def test_a_student_under_way(tmp_path: Path) -> None:
     student, teacher = network(), network()
     hidden = {"layer_mappings": [["0"], ["2"]], "loss_types": ["MSE", "MSE"], "loss_weights": [1.0, 1.0]}
     criterion = {"IntermediateLayersKnowledgeDistillationLoss": hidden}
-    distiller = Distillation({"distillation": {"train": {"criterion": criterion}}}, student_model=student, teacher_model=teacher)
+    distiller = Distillation(
+        {"distillation": {"train": {"criterion": criterion}}}, student_model=student, teacher_model=teacher
+    )
     optimizer = torch.optim.SGD(student.parameters(), 0.1)
     with distiller:
         for step in range(2):
@@ -114,7 +116,7 @@ def test_a_student_after_a_run_has_its_best_weights(tmp_path: Path) -> None:
     }
     conf = {
         "distillation": {"train": train},
-        "evaluation": {"accuracy": {"metric": {"topk": 1}, "dataloader": {"batch_size": 256, "dataset": {"digits": {"limit": 256}}}}},
+        "evaluation": {"accuracy": {"metric": {"topk": 1}, "dataloader": dict(train["dataloader"])}},
         "tuning": {"workspace": {"path": str(tmp_path / "run")}},
     }  # fmt: skip
     make = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))  # noqa: E731
@@ -131,7 +133,9 @@ def test_a_transformer_with_a_mapping_of_any_length(tmp_path: Path) -> None:
     import onnxruntime
     from transformers import BertConfig, BertForSequenceClassification
 
-    tiny = BertConfig(vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3)
+    tiny = BertConfig(
+        vocab_size=40, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
+    )
     model = BertForSequenceClassification(tiny)
     mask = torch.ones(2, 10, dtype=torch.long)
     mask[1, 4:] = 0
@@ -173,11 +177,16 @@ def test_programs_of_others_are_not_unpickled(tmp_path: Path, monkeypatch: pytes
     buffer = io.BytesIO()
     torch.save((Runs(),), buffer)
     with_record(good, bad, "data/sample_inputs/model.pt", buffer.getvalue())
-    with pytest.raises(DataError, match="sample_inputs/model.pt, which would be run when loaded: it is refused"):
+    with pytest.raises(DataError, match=r"sample_inputs/model\.pt, which would be run when loaded: it is refused"):
         load_program(bad)
     with zipfile.ZipFile(good) as archive:
         config = next(archive.read(one) for one in archive.namelist() if one.endswith("weights_config.json"))
-    with_record(good, bad, "data/weights/model_weights_config.json", config.replace(b'"use_pickle": false', b'"use_pickle": true'))
+    with_record(
+        good,
+        bad,
+        "data/weights/model_weights_config.json",
+        config.replace(b'"use_pickle": false', b'"use_pickle": true'),
+    )
     with pytest.raises(DataError) as caught:
         load_program(bad)
     assert str(caught.value) == (
