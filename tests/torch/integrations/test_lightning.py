@@ -132,8 +132,8 @@ def test_manual_optimization_that_divides_its_loss_says_by_what() -> None:
     expected = bare(Module(), twin := logits(), every=5)
     fitted(module, distiller, given={"divided_by": 5})
     assert [loss.item() for loss in module.seen] == pytest.approx(expected, rel=1e-6)
-    for one, other in zip(distiller.history, twin.history, strict=True):
-        assert one["losses"] == pytest.approx(other["losses"], rel=1e-6)
+    for record, expect in zip(distiller.history, twin.history, strict=True):
+        assert record["losses"] == pytest.approx(expect["losses"], rel=1e-6)
 
 
 class Adversarial(Module):
@@ -257,7 +257,7 @@ def test_clipping_looks_at_the_users_parameters_only() -> None:
     class Watching(Hidden):
         def configure_gradient_clipping(
             self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-        ) -> None:  # noqa: E501
+        ) -> None:
             held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             clipped = list(self.trainer.precision_plugin.main_params(optimizer))
             norms.append((len(held), len(clipped)))
@@ -290,7 +290,7 @@ def test_hooks_of_the_users_are_called_once_an_event_and_steps_are_the_optimizer
         "on_step_end",
         "on_epoch_end",
         "on_train_end",
-    ):  # noqa: E501
+    ):
         distiller.register_hook(event, lambda _, event=event: events.append(event))  # type: ignore[misc]
     fitted(Module(), distiller, epochs=1, accumulate_grad_batches=2)
     step = ["on_step_begin", "on_after_compute_loss"]

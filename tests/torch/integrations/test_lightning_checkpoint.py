@@ -80,7 +80,7 @@ def test_a_resumed_run_has_bit_for_bit_the_weights_of_one_that_went_on(how: str,
     run(logits, kind(), tmp_path / "part", epochs=2, val=val, saves=SAVES[how])
     part, resumed, _ = run(
         logits, kind(), tmp_path / "on", epochs=4, val=val, ckpt=tmp_path / "part" / "epoch=1.ckpt", saves=SAVES[how]
-    )  # noqa: E501
+    )
     assert same_weights(whole, part)
     assert [record["losses"] for record in resumed.history] == [record["losses"] for record in distiller.history]
     assert [record["epoch"] for record in resumed.history] == [0, 1, 2, 3]
@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
                 },
                 student_model=made(1, Classifier),
             ).summed()[0]
-        ]  # noqa: E501
+        ]
         return distiller
 
     assert changed(tmp_path, lambda state: None, alone) == (

@@ -1,4 +1,4 @@
-"""What the callback leaves alone: copies, pickles, validation, exceptions, teachers; and the other package's trainer."""
+"""What the callback leaves alone: copies, pickles, validation, exceptions, teachers; and the other package."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_copies_in_the_middle_of_a_fit_are_clean_and_train_by_themselves() -> No
     "make",
     [lambda: WeightAveraging(avg_fn=lambda a, b, n: a + (b - a) * 0.5), lambda: StochasticWeightAveraging(0.05, 1)],
     ids=["ema", "swa"],
-)  # noqa: E501
+)
 @pytest.mark.filterwarnings(
     "ignore:.*lr_scheduler.*", "ignore:Swapping scheduler", "ignore:SWA is currently only supported every epoch"
-)  # noqa: E501
+)
 def test_averages_of_weights_are_those_of_the_distilled_student(make: Any) -> None:
     found = []
     for first in (True, False):
@@ -258,6 +258,6 @@ def test_the_package_of_the_other_name_trains_alike() -> None:
     }
     pytorch_lightning.Trainer(callbacks=[Other(theirs)], accelerator="cpu", devices=1, max_epochs=2, **quiet).fit(
         module, loader()
-    )  # type: ignore[arg-type]  # noqa: E501
+    )  # type: ignore[arg-type]
     assert [one["losses"] for one in ours.history] == [one["losses"] for one in theirs.history]
     assert same_weights(plain.model, module.model)

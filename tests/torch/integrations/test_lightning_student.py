@@ -86,7 +86,7 @@ def test_all_ways_to_find_it_train_alike() -> None:
         (Itself(), {}),
         (OneChild(), {"student": "network"}),
         (Late(), {"student": lambda one: one.network}),
-    ]:  # noqa: E501
+    ]:
         distiller = logits()
         fitted(module, distiller, given=given)
         found.append([record["losses"] for record in distiller.history])
@@ -173,8 +173,8 @@ class Twice(Module):
 def test_a_student_that_is_called_twice() -> None:
     assert error_of(Twice()) == (
         "training_step called the student 'model' 2 times before its loss was known, and the teacher follows one "
-        "forward. Put both inputs into one batch, run what needs no gradients under torch.no_grad(), or follow the last "
-        "one with DistillationCallback(distiller, several_forwards=True)"
+        "forward. Put both inputs into one batch, run what needs no gradients under torch.no_grad(), or follow the "
+        "last one with DistillationCallback(distiller, several_forwards=True)"
     )
     distiller, inputs = logits(), []
     distiller.teacher_model.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
