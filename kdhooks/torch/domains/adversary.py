@@ -19,7 +19,7 @@ from kdhooks.config.model import AdaptationSettings
 from kdhooks.torch.adaptation import Adapter, DomainBatch
 from kdhooks.torch.adaptation.features import full_precision
 from kdhooks.torch.domains.ranks import Together
-from kdhooks.torch.guests import average
+from kdhooks.torch.rank_groups import average
 from kdhooks.torch.optimizers import named_optimizer
 
 
