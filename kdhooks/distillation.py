@@ -98,7 +98,8 @@ class Distillation(Judging):
         self._run.ledger = self._ledger
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
+            companions = backend.companions(self)
+            self._run.begin(*companions, ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
