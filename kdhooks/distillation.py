@@ -68,7 +68,6 @@ class Distillation(Judging):
         messages.speak_by_default()
         super().__init__(conf, student_model=student_model, teacher_model=teacher_model)
         self._user_hooks = UserHooks()
-        self._pending_state: Mapping[str, Any] | None = None
 
     def on_train_begin(self, dataloader: Any = None, *, optimizer: Any = None) -> None:
         """Attach to the models and start counting; a second call starts anew.

@@ -57,6 +57,11 @@ class MeanTeacher(Teacher):
                 f"with ema the teacher is an average of the student, and {type(inside(model)).__name__} has other "
                 f"parameters than {type(root).__name__}"
             )
+        if is_sharded(inside(model)) != is_sharded(root):
+            raise ModelError(
+                "with ema the teacher is an average of the student, and one of them is sharded. Shard both alike, or "
+                "leave teacher_model unset"
+            )
         super().__init__(model, student, **speed)
         self.decay = decay
         self._root = root
