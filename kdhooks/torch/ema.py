@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdhooks.criterion import Step
 from kdhooks.errors import CheckpointError, ModelError
-from kdhooks.torch.sharding import gather_nothing, is_sharded, load_whole_state, local_part, whole_state
+from kdhooks.torch.sharding import gather_nothing, is_sharded, load_whole_state, whole_state, written
 from kdhooks.torch.shards import sharded_like
 from kdhooks.torch.taps import Key, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
@@ -59,8 +59,7 @@ class MeanTeacher(Teacher):
             )
         if is_sharded(inside(model)) != is_sharded(root):
             raise ModelError(
-                "with ema the teacher is an average of the student, and one of them is sharded. Shard both alike, or "
-                "leave teacher_model unset"
+                "with ema the teacher is an average of the student, and one of them is sharded: shard both alike"
             )
         super().__init__(model, student, **speed)
         self.decay = decay
@@ -139,7 +138,7 @@ class MeanTeacher(Teacher):
 
     def _versions(self) -> list[int]:
         """How often each trained parameter was written to."""
-        return [local_part(one.detach())._version for one in self._parameters()[1] if one.requires_grad]
+        return [written(one) for one in self._parameters()[1] if one.requires_grad]
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:

@@ -70,9 +70,7 @@ class Host:
             optimizer.state.update(torch.optim.Adagrad(parameters, **optimizer.defaults).state)
         optimizer.state.update(_kept_slots(parameters, slots, group))
 
-    def _admit_apart(
-        self, optimizer: Optimizer, parameters: Parameters, number: int, slots: Sequence[Any]
-    ) -> None:
+    def _admit_apart(self, optimizer: Optimizer, parameters: Parameters, number: int, slots: Sequence[Any]) -> None:
         if self._apart is None:
             self._apart = ApartGroup(optimizer, number)
         state: dict[Tensor, Any] = {}

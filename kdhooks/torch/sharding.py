@@ -154,7 +154,8 @@ def whole_optimizer_state(state: Mapping[str, Any], *, keep: bool = True) -> dic
         found = {name: whole(value) if isinstance(value, Tensor) else value for name, value in slot.items()}
         if keep:
             slots[key] = {
-                name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value for name, value in found.items()
+                name: value.to("cpu", copy=True) if isinstance(value, Tensor) else value
+                for name, value in found.items()
             }
     return {**state, "state": slots}
 
@@ -209,7 +210,7 @@ def ranks_of(mesh: Any) -> tuple[int, ...]:
     return tuple(sorted(mesh.mesh.flatten().tolist()))
 
 
-def bad_parts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def bad_parts(named: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Tensor]]:
     """Names and, for each, whether a parameter holds NaN or infinity, on its own device; of a shard on any rank."""
     for name, parameter in named:
         bad = torch.isfinite(local_part(parameter.detach())).all().logical_not()
@@ -218,3 +219,9 @@ def bad_parts(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor
             dist.all_reduce(count, dist.ReduceOp.MAX, group=group)
             bad = count.to(torch.bool)
         yield name, bad
+
+
+def written(tensor: Any) -> int:
+    """How often a tensor, or the part of it that is here, was written to."""
+    here: int = tensor._version
+    return here + tensor._local_tensor._version if is_shard(tensor) else here

@@ -194,7 +194,9 @@ def sharded_like(model: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
 
         group = next(iter(module._get_fsdp_state()._fsdp_param_groups), None)
         if group is not None:
-            fully_shard(twin.get_submodule(name), mesh=group.mesh_info.mesh, mp_policy=module._get_fsdp_state()._mp_policy)
+            fully_shard(
+                twin.get_submodule(name), mesh=group.mesh_info.mesh, mp_policy=module._get_fsdp_state()._mp_policy
+            )
     load_whole_state(twin, weights)
     return twin
 

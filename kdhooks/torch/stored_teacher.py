@@ -150,7 +150,7 @@ class StoredTeacher(_StoredTeacher):
     def obstacle(self) -> str:
         """Why this teacher's outputs can't be stored."""
         model = self.live.model
-        if any(_FLAT == base.__name__ for module in model.modules() for base in type(module).__mro__):
+        if any(base.__name__ == _FLAT for module in model.modules() for base in type(module).__mro__):
             return "it is sharded by flat parameters over processes, which must run together"
         students = {id(one) for one in (*self._student.modules(), *self._student.parameters())}
         if any(id(one) in students for one in (*model.modules(), *model.parameters())):

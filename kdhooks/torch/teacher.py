@@ -19,11 +19,11 @@ from kdhooks.messages import logger
 from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
+from kdhooks.torch.sharding import gather_nothing
 from kdhooks.torch.taps import Key
 from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest, some_rows
 from kdhooks.torch.teacher_first import first_forward, generators_kept
 from kdhooks.torch.teacher_folding import Folds
-from kdhooks.torch.sharding import gather_nothing
 from kdhooks.torch.teacher_lengths import ByLength
 from kdhooks.torch.teacher_shards import check_mesh, shared_out
 from kdhooks.torch.teacher_speed import Subject, Way, way_for

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdhooks.errors import ModelError
 from kdhooks.messages import logger
 from kdhooks.torch.rank_groups import process_group
-from kdhooks.torch.sharding import data_mesh, group_of, is_sharded, ranks_of
+from kdhooks.torch.sharding import author_class, data_mesh, group_of, is_sharded, ranks_of
 from kdhooks.torch.shards import data_ranks, sharded_copy
 from kdhooks.torch.teacher_copies import sharded
 from kdhooks.torch.wrappers import compiled_parts, inside, living
@@ -39,7 +39,7 @@ def shared_out(teacher: nn.Module, student: nn.Module, *, shares: bool) -> nn.Mo
     Raises:
         ModelError: it can't be shared out.
     """
-    kind = type(inside(teacher)).__name__
+    kind = author_class(inside(teacher)).__name__
     if sharded(teacher):
         logger.info("%s: the teacher %s is shared out already, and stays as it is", _KEY, kind)
         return teacher
@@ -53,7 +53,9 @@ def shared_out(teacher: nn.Module, student: nn.Module, *, shares: bool) -> nn.Mo
     mesh = ranks_mesh(student)
     first = next((one.device for one in teacher.parameters()), torch.device("cpu"))
     if first.type != "cpu":
-        logger.info("%s: the whole teacher %s stays on %s as well; on the CPU it costs no memory there", _KEY, kind, first)
+        logger.info(
+            "%s: the whole teacher %s stays on %s as well; on the CPU it costs no memory there", _KEY, kind, first
+        )
     return sharded_copy(teacher, mesh).eval()
 
 
@@ -76,7 +78,7 @@ def check_mesh(teacher: nn.Module, student: nn.Module) -> None:
     mesh = data_mesh(teacher)
     if mesh is None:
         return
-    kind, theirs = type(inside(teacher)).__name__, ranks_of(mesh)
+    kind, theirs = author_class(inside(teacher)).__name__, ranks_of(mesh)
     if mesh.get_coordinate() is None:
         raise ModelError(
             f"the teacher {kind} is shared out over ranks {_list(theirs)}, and this is rank {dist.get_rank()}: it has "

@@ -127,6 +127,4 @@ def _exchanged(mine: Mapping[str, str], group: Any, device: str) -> list[dict[st
     padded[: len(content)] = content
     received = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(received, padded, group=group)
-    return [
-        json.loads(one[: int(size)].cpu().numpy().tobytes()) for one, size in zip(received, sizes, strict=True)
-    ]
+    return [json.loads(one[: int(size)].cpu().numpy().tobytes()) for one, size in zip(received, sizes, strict=True)]

@@ -144,7 +144,9 @@ def _placed(distiller: Any, ranks: Ranks, device: torch.device, undo: ExitStack)
     place(student, [] if teacher.sharded else teachers, device, student_stays=in_shards)
     if ranks.shards and train.optimizer.name.lower() == "lbfgs":
         raise distiller.conf.problem(
-            train.optimizer.path, "LBFGS views all weights as one vector, and strategy: fsdp2 shares them out", of_key=True
+            train.optimizer.path,
+            "LBFGS views all weights as one vector, and strategy: fsdp2 shares them out",
+            of_key=True,
         )
     if not in_shards:
         return student
