@@ -106,8 +106,8 @@ class TrainSettings:
             last one may be short; None for whole epochs.
         iteration: steps an epoch at most; None for the whole loader.
         frequency: evaluate every so many epochs (the last one always).
-        strategy: how several processes train one student: ``ddp`` or ``fsdp2``; ``auto`` is ``ddp`` where the dataloader
-            is ``distributed``, and otherwise each process trains by itself.
+        strategy: how several processes train one student: ``ddp`` or ``fsdp2``; ``auto`` is ``ddp`` where the
+            dataloader is ``distributed``, and otherwise each process trains by itself.
         execution_mode: ``graph`` compiles the student's forward; in TensorFlow a step is a graph unless the
             configuration says ``eager``.
         optimizer: any class of the framework by name.

@@ -1,7 +1,8 @@
 """A stored teacher that several processes run together: all of them run it, or none does.
 
-A rank that has all rows of its batch would leave the others waiting in the teacher's forward. So at every step the ranks
-say what they need, and the greatest need counts for all; after a forward they say whether its rows could be stored.
+A rank that has all rows of its batch would leave the others waiting in the teacher's forward. So at every step the
+ranks say what they need, and the greatest need counts for all; after a forward they say whether its rows could be
+stored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class InCompany:
     name: str
 
     def company(self) -> Any:
-        """The ranks that run the teacher together, which can say the ``worst`` of their numbers; None where there are none."""
+        """The ranks that run the teacher together, which know the ``worst`` of their numbers; None where there are none."""
         return None
 
     def _served_together(self, value: Any, step: Step, rows: Rows | None) -> Served | None:
@@ -62,7 +63,7 @@ class InCompany:
     def _run_together(
         self, value: Any, step: Step, rows: Rows, batch: Any, found: Any, shown: Served | None
     ) -> tuple[Served | None, int]:
-        """The outputs after a forward of all ranks, and what this one needs then; one that had all rows runs the first."""
+        """The outputs after a forward of all ranks, and what this one needs then; one that had all runs the first row."""
         this: Any = self
         missing = found.missing
         try:

@@ -79,12 +79,12 @@ class ApartGroup:
     def _unscale(self, optimizer: Optimizer) -> None:
         """Divide our gradients as a GradScaler has divided those of the optimizer, which it does not see."""
         if self._scalers is None:
-            self._scalers = living(GradScaler)
+            self._scalers = [one for one in living(GradScaler) if one._enabled]
         if getattr(optimizer, "grad_scale", None) is not None:  # a fused step divides by itself
             return
         for scaler in self._scalers:
             seen = scaler._per_optimizer_states.get(id(optimizer), {})
-            if scaler._enabled and scaler._scale is not None and seen.get("found_inf_per_device"):
+            if scaler._scale is not None and seen.get("found_inf_per_device"):
                 for parameter in self.parameters:
                     if parameter.grad is not None:
                         parameter.grad = _divided(parameter.grad, scaler._scale)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.stored.functions import class_digest, function_digest, plain
-from kdhooks.torch.sharding import author_class, gather_nothing, sharded_modules, whole
-from kdhooks.torch.shards import of_sharding
+from kdhooks.torch.sharding import author_class, gather_nothing, is_sharded, sharded_modules, whole
+from kdhooks.torch.shards import of_sharding, whole_copy
 from kdhooks.torch.taps import is_ours
 from kdhooks.torch.wrappers import inside, named_layers
 
@@ -109,9 +109,7 @@ def options_of(model: nn.Module) -> list[str]:
 
 def _text(root: nn.Module) -> str:
     """A model as text, whoever shares out its weights; the precision that `fully_shard` gives a part belongs to it."""
-    text = repr(root)
-    for module in sharded_modules(root):
-        text = text.replace(f"{type(module).__name__}(", f"{author_class(module).__name__}(")
+    text = repr(whole_copy(root) if is_sharded(root) else root)
     policies = (module._get_fsdp_state()._mp_policy for module in sharded_modules(root))
     lower = dict.fromkeys(
         f"{one.param_dtype} {one.output_dtype} {one.cast_forward_inputs}"

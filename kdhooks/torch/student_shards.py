@@ -65,15 +65,15 @@ def _check(student: nn.Module, teachers: Iterable[nn.Module]) -> None:
     for teacher in teachers:
         if any(id(one) in mine for one in (*teacher.modules(), *teacher.parameters())):
             raise ModelError(
-                f"the teacher {type(teacher).__name__} has modules or weights that are the student's too, and strategy: "
-                "fsdp2 trains a copy of the student. Write strategy: ddp, or set a teacher of its own"
+                f"the teacher {type(teacher).__name__} has modules or weights that are the student's too, and "
+                "strategy: fsdp2 trains a copy of the student. Write strategy: ddp, or set a teacher of its own"
             )
 
 
 def refuse_optimizer() -> UsageError:
     """The error of an optimizer that was made of the whole student's parameters."""
     return UsageError(
-        "distiller.optimizer holds the parameters of the whole student, and strategy: fsdp2 trains a copy that is shared "
-        "out. Name the optimizer in distillation.train.optimizer, or call fully_shard on the student yourself, before "
+        "distiller.optimizer holds the parameters of the whole student, and strategy: fsdp2 trains a copy that is "
+        "shared out. Name the optimizer in distillation.train.optimizer, or call fully_shard on the student yourself, before "
         "you make the optimizer"
     )

@@ -74,7 +74,7 @@ def ranks_mesh(student: nn.Module) -> Any:
 
 
 def check_mesh(teacher: nn.Module, student: nn.Module) -> None:
-    """ModelError where a teacher's user has shared it out over ranks that don't train the student together with this one."""
+    """ModelError where a teacher's user has shared it out over ranks that don't train the student with this one."""
     mesh = data_mesh(teacher)
     if mesh is None:
         return

@@ -1,4 +1,4 @@
-"""Ranks that train one student together: what they have to agree on, said before the first step and not by a deadlock."""
+"""Ranks that train one student together: what they have to agree on, said before the first step, not by a deadlock."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Together(Hook):
 
 
 def _ranks_of(student: nn.Module) -> tuple[Any, str]:
-    """The ranks that train a student, where it is sharded or stands in its DistributedDataParallel, and their device."""
+    """The ranks that train a student, where it is sharded or in its DistributedDataParallel, and their device."""
     if isinstance(student, DistributedDataParallel):
         group: Any = student.process_group
         return (group if group.size() > 1 else None), next(student.parameters()).device.type

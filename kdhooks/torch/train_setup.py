@@ -199,7 +199,7 @@ def _loader(distiller: Any, ranks: Ranks) -> Any:
             "there is nothing to train on: set distiller.train_dataloader, or name a dataset in "
             "distillation.train.dataloader"
         )
-    loader = training_loader(conf, ranks.rank, ranks.size, shares=ranks.strategy != "auto")
+    loader = training_loader(conf, ranks.rank, ranks.size, shares=ranks.size > 1)
     _OURS.add(loader)
     distiller.train_dataloader = loader
     return loader

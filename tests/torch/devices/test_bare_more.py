@@ -215,15 +215,7 @@ def mistakes(rank: int, folder: Path) -> list[str]:
 
 def everything(rank: int, folder: Path) -> dict[str, Any]:
     jobs = (resumed, best, stored, average, adapted, mistakes)
-    import time
-
-    out = {}
-    for job in jobs:
-        t = time.time()
-        c = time.process_time()
-        out[job.__name__] = job(rank, folder)
-        print("TIME", rank, job.__name__, time.time() - t, time.process_time() - c, flush=True)
-    return out
+    return {job.__name__: job(rank, folder) for job in jobs}
 
 
 # ---- what is expected of it ------------------------------------------------------------------------
