@@ -123,6 +123,12 @@ class Backend(Protocol):
             resumes: whether a saved run goes on, whose student has its weights already.
         """
 
+    def companions(self, distiller: Any) -> tuple[Any, ...]:
+        """Hooks of the framework's own that follow a run from its beginning."""
+
+    def score_of_all(self, model: Any, score: float) -> float:
+        """The score that decides about a model's best weights, where several processes have to keep them together."""
+
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, for a run of this student."""
 

@@ -70,7 +70,6 @@ class Distillation(Recording):
         messages.speak_by_default()
         super().__init__(conf, student_model=student_model, teacher_model=teacher_model)
         self._user_hooks = UserHooks()
-        self._pending_state: Mapping[str, Any] | None = None
 
     def on_train_begin(self, dataloader: Any = None, *, optimizer: Any = None) -> None:
         """Attach to the models and start counting; a second call starts anew.
@@ -104,7 +103,8 @@ class Distillation(Recording):
         self._run.ledger, self._profiled = self._ledger, None
         try:
             backend.bind(criteria, self._student, teachers, self)
-            self._run.begin(ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
+            companions = backend.companions(self)
+            self._run.begin(*companions, ReplayedEpochs(self), *(() if finetuning is None else (finetuning,)))
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)

@@ -5,7 +5,9 @@ The first model that is set decides the framework; nothing is imported before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Participants:
     writes_files = True
     ends_early = False
     student_choice: Choice | None = None
+    _pending_state: Mapping[str, Any] | None = None  # a saved run that the next one goes on with
 
     def __init__(
         self,
@@ -70,6 +73,27 @@ class Participants:
     def student_model(self, model: Any) -> None:
         self._decide_framework(model, "student")
         self._student = model
+
+    def transfer_now(self) -> None:
+        """Give the student the weights that ``finetune`` or `pretrained_model` name, before training begins."""
+        finetuning = self.backend.finetuning(self, self._transferred, self._pending_state is not None)
+        if finetuning is not None:
+            self._transferred = finetuning.done
+
+    @contextmanager
+    def standing_in(self, model: Any) -> Iterator[None]:
+        """Within the block another model is the student, with the same weights and what was transferred into them."""
+        own, self._student = self._student, model
+        self._transferred_to(model)
+        try:
+            yield
+        finally:
+            self._student = own
+            self._transferred_to(own)
+
+    def _transferred_to(self, student: Any) -> None:
+        if self._transferred is not None:
+            self._transferred = replace(self._transferred, student=student)
 
     @property
     def teacher_model(self) -> Any:

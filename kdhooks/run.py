@@ -139,6 +139,7 @@ class Run:
         """Evaluate the student after this epoch, and keep its weights where they are the best so far."""
         with self._backend.evaluation_mode(student):
             metrics, score, higher = evaluate(student)
+        score = self._backend.score_of_all(student, score)
         best = self.best.offer(score, epoch, higher_is_better=higher, weights=lambda: self._backend.snapshot(student))
         return {"metrics": metrics, "score": score, "best": best}
 

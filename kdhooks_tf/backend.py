@@ -150,6 +150,14 @@ class TensorFlowBackend(Blocks, Comparing, Exports):
 
         return finetuning(distiller, earlier, resumes)
 
+    def companions(self, distiller: Any) -> tuple[Any, ...]:
+        """None: a strategy looks after its replicas."""
+        return ()
+
+    def score_of_all(self, model: Any, score: float) -> float:
+        """The very score."""
+        return score
+
     def monitor(self, student: Any) -> Monitor:
         """An empty monitor, whose variables stand where the student's are."""
         return Monitor(strategy_of(student))

@@ -52,6 +52,28 @@ def steps_or_epochs(values: Values, path: str, report: Report) -> None:
         report.add(join(path, "steps"), message, f"Keep one of steps and {other}.", of_key=True)
 
 
+def shards_fit(values: Values, path: str, report: Report) -> None:
+    """Shards of weights have no memory format, and Intel's extension knows none."""
+    if values.get("strategy") != "fsdp2":
+        return
+    for key in ("channels_last", "ipex"):
+        if values.get(key) is True:
+            message = "true can't stand beside strategy: fsdp2, which shares out the student's weights"
+            report.add(join(path, key), message, f"Leave {key} out, or write strategy: ddp.")
+
+
+def shared_out_alone(values: Values, path: str, report: Report) -> None:
+    """A teacher that is shared out is a model of its own, and runs without Intel's extension."""
+    if not values.get("sharded"):
+        return
+    if values.get("ema") is not None:
+        message = "stands beside ema, and an average of the student is shared out as the student is"
+        report.add(join(path, "sharded"), message, "Leave sharded out.", of_key=True)
+    elif values.get("ipex") is True:
+        message = "stands beside ipex: true, and Intel's extension needs whole weights"
+        report.add(join(path, "sharded"), message, "Keep one of sharded and ipex.", of_key=True)
+
+
 def train(*, epoch: int = 1, **values: Any) -> TrainSettings:
     """The settings of the built-in loop; ``epoch`` becomes ``end_epoch``."""
     end = last_epoch({**values, "epoch": epoch})

@@ -86,6 +86,7 @@ FRAMEWORK = OneOf(
     refused={"pytorch_ipex": _IPEX},
 )
 MODE = OneOf({"eager": "eager", "graph": "graph"})
+STRATEGY = OneOf({"auto": "auto", "ddp": "ddp", "fsdp2": "fsdp2"})
 LAST_BATCH = OneOf({"keep": "keep", "discard": "discard", "rollover": "rollover"})
 COMBINE = OneOf({"losses": "losses", "logits": "logits", "probabilities": "probabilities"})
 VOCABULARY = OneOf({"common": "common", "student": "student", "teacher": "teacher"})

@@ -107,6 +107,8 @@ class TrainSettings:
             last one may be short; None for whole epochs.
         iteration: steps an epoch at most; None for the whole loader.
         frequency: evaluate every so many epochs (the last one always).
+        strategy: how several processes train one student: ``ddp`` or ``fsdp2``; ``auto`` is ``ddp`` where the
+            dataloader is ``distributed``, and otherwise each process trains by itself.
         execution_mode: ``graph`` compiles the student's forward; in TensorFlow a step is a graph unless the
             configuration says ``eager``.
         optimizer: any class of the framework by name.
@@ -127,6 +129,7 @@ class TrainSettings:
     steps: int | None = None
     iteration: int | None = None
     frequency: int = 1
+    strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     execution_mode: Literal["eager", "graph"] = "eager"
     optimizer: Named = field(default_factory=lambda: Named("SGD", {"learning_rate": 0.001}))
     scheduler: Named | None = None
@@ -152,6 +155,7 @@ class TeacherSettings:
         ipex: whether it is optimized by Intel's extension.
         ema: makes the teacher an exponential average of the student: after each of its steps
             teacher = ema * teacher + (1 - ema) * student; None leaves the teacher alone.
+        sharded: whether the ranks that train together share out its weights, and gather them block by block.
     """
 
     precision: AskedPrecision | None = None
@@ -159,6 +163,7 @@ class TeacherSettings:
     compile: bool = False
     ipex: Switch = False
     ema: float | None = None
+    sharded: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ _TRAIN = Section(
         Key("steps", a.FROM_ONE, None, "steps of the whole run, in place of end_epoch; the last epoch may be short"),
         Key("iteration", a.ITERATION, None, "steps an epoch at most; empty: the whole loader"),
         Key("frequency", a.FROM_ONE, 1, "evaluate every so many epochs, and after the last"),
+        Key("strategy", a.STRATEGY, "auto", "how several processes train one student: ddp or fsdp2; auto: ddp"),
         Key("execution_mode", a.MODE, "eager", "graph compiles the student's forward"),
         Key("optimizer", Names("optimizer"), {"SGD": {"learning_rate": 0.001}}, "any class of the framework by name"),
         Key("scheduler", Names("scheduler"), None, "of the learning rate, as in CosineAnnealing: {warmup_epochs: 1}"),
@@ -90,6 +91,7 @@ _TRAIN = Section(
     laws=(
         Law(("start_epoch", "end_epoch", "epoch"), laws.epochs_agree),
         Law(("steps", "end_epoch", "epoch"), laws.steps_or_epochs),
+        Law(("strategy", "channels_last", "ipex"), laws.shards_fit),
     ),
 )
 
@@ -123,8 +125,10 @@ _DISTILLATION = Section(
                     Key("compile", a.BOOLEAN, False, "compile its forward"),
                     Key("ipex", a.SWITCH, False, "optimize it by Intel's extension, or auto"),
                     Key("ema", a.FRACTION, None, "the teacher is an average of the student with this decay"),
+                    Key("sharded", a.BOOLEAN, False, "the ranks share out its weights, and gather them block by block"),
                 ),
                 TeacherSettings,
+                laws=(Law(("sharded", "ema", "ipex"), laws.shared_out_alone),),
             ),
             {},
             "how the teacher runs",

@@ -103,6 +103,10 @@ class BuiltInLoop:
         """What a checkpoint holds; `states` are the generators' of all ranks."""
         raise NotImplementedError
 
+    def _gathered(self, states: Any) -> dict[str, Any] | None:
+        """What rank 0 writes; all ranks come here, since what they hold of a model may have to be put together."""
+        return self._content(states) if self._ranks.rank == 0 else None
+
     def _more_states(self) -> dict[str, Any]:
         """What else a rank's data depend on; beside ``start`` and ``now`` in a checkpoint."""
         return {}
@@ -234,22 +238,25 @@ class BuiltInLoop:
         self._ranks.share_buffers(self.student)
         data = self.parts.data
         states = self._ranks.gather({"start": data.start, "now": data.states(), **self._more_states()})
-        if self._ranks.rank == 0:
-            self.file.write(self._content(states))
+        content = self._gathered(states)
+        if content is not None and self._ranks.rank == 0:
+            self.file.write(content)
             self.distiller.record_checkpoint()
         self._ranks.wait()
         self._saved = self.step, self.file.path
 
     def _continue(self, content: Mapping[str, Any], path: Path) -> None:
         """Stand where a checkpoint stood, once the backend has put its states back."""
-        position, states = content["position"], content["ranks"][self._ranks.rank]
+        position, rank = content["position"], self._ranks.rank
+        states = content["ranks"][rank] if rank < len(content["ranks"]) else None
         self._saved = position["step"], path
         if path.parent != self.file.path.parent:
             self.distiller.record_continues(position["step"], path.parent)
         self.epoch, self.batch, self.step = position["epoch"], position["batch"], position["step"]
-        self._restore_more(states)
+        if states is not None:
+            self._restore_more(states)
         if self.batch:
             self._continued = states
-        else:
+        elif states is not None:
             self.parts.data.restore(states["now"])
         logger.info("continued after step %d from %s", self.step, path)

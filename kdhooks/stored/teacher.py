@@ -26,6 +26,7 @@ from kdhooks.stored.looks import LOGITS, Wants, wants_of
 from kdhooks.stored.measured import Measured
 from kdhooks.stored.served import Served
 from kdhooks.stored.shared import SharedStore
+from kdhooks.stored.together import InCompany
 
 if TYPE_CHECKING:
     from kdhooks.stored.rows import Rows
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Tensor = Any
 
 
-class StoredTeacher(Hook, KnownByBackend):
+class StoredTeacher(Hook, InCompany, KnownByBackend):
     """A teacher whose outputs are stored; a backend says what its tensors and models are.
 
     What is not said here is the teacher's own: its model, its state, what captures its layers.
@@ -52,6 +53,7 @@ class StoredTeacher(Hook, KnownByBackend):
         self._criteria: Sequence[Criterion] | None = None
         self._wants: Wants | None = None
         self._off = ""  # why it runs without the store
+        self._together_off = False  # whether all ranks that run it together know that
         self._version: Any = None
         self._looked = False  # whether the weights are known to be those of `_version`, in this epoch
         self._rows: dict[str, Rows] = {}
@@ -73,6 +75,7 @@ class StoredTeacher(Hook, KnownByBackend):
     def on_train_begin(self) -> None:
         """The teacher begins; the store is opened when it is used first."""
         self._wants, self._off, self._version, self._looked = None, "", None, False
+        self._together_off = False
         self._rows, self._served = {}, None
         self.live.on_train_begin()
 
@@ -142,6 +145,10 @@ class StoredTeacher(Hook, KnownByBackend):
             return self._served
         self._served = None
         rows = None if step is None else self._rows_of(value)
+        if step is not None and self._criteria is not None and not self._together_off and self.company() is not None:
+            self._served = self._served_together(value, step, rows)
+            self._together_off = bool(self._off)
+            return self._served
         if step is None or rows is None:
             return None
         try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from kdhooks.clock import Clock
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import Criterion, Objective, Step
 from kdhooks.errors import ConfigError, KDHooksError, ModelError, UsageError
+from kdhooks.hooks import Hook
 from kdhooks.ledger import Stopwatch
 from kdhooks.pairs.bound import Bound
 from kdhooks.stored.shared import shared_store
@@ -30,23 +30,15 @@ from kdhooks.torch.exports import Exports
 from kdhooks.torch.group import Group
 from kdhooks.torch.monitor import Monitor
 from kdhooks.torch.stored_teacher import StoredTeacher
-from kdhooks.torch.taps import Taps, drop_dead_hooks
+from kdhooks.torch.taps import Taps
 from kdhooks.torch.teacher import Teacher
+from kdhooks.torch.together import Together
+from kdhooks.torch.weights_in_memory import WeightsInMemory, unwrap
+
+__all__ = ["BACKEND", "TorchBackend", "unwrap"]
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside `torch.compile`, DataParallel, DDP and the like."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = cast(nn.Module, model._orig_mod)
-        elif isinstance(model, wrappers):
-            model = model.module
-        else:
-            return model
-
-
-class TorchBackend(Blocks, Comparing, Exports, Group):
+class TorchBackend(Blocks, Comparing, Exports, Group, WeightsInMemory):
     """PyTorch; see `kdhooks.backend.Backend` for what each method promises."""
 
     name = "pytorch"
@@ -95,7 +87,7 @@ class TorchBackend(Blocks, Comparing, Exports, Group):
     def _teachers(self, models: Mapping[str, nn.Module], student: nn.Module, conf: DistillationConf) -> dict[str, Any]:
         settings = conf.settings.distillation.teacher
         speed: dict[str, Any] = {
-            key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex")
+            key: getattr(settings, key) for key in ("precision", "channels_last", "compile", "ipex", "sharded")
         }
         speed["outputs"] = conf.settings.model.outputs
         if settings.ipex is True:
@@ -145,6 +137,10 @@ class TorchBackend(Blocks, Comparing, Exports, Group):
 
         return finetuning(distiller, earlier, resumes)
 
+    def companions(self, distiller: Any) -> tuple[Hook, ...]:
+        """What looks after the other ranks, where the student is trained by several."""
+        return (Together(distiller),)
+
     def monitor(self, student: nn.Module) -> Monitor:
         """An empty monitor."""
         return Monitor()
@@ -185,25 +181,6 @@ class TorchBackend(Blocks, Comparing, Exports, Group):
         """The learning rate of the first parameter group."""
         groups = getattr(optimizer, "param_groups", None)
         return float(groups[0]["lr"]) if groups else None
-
-    def snapshot(self, model: nn.Module) -> dict[str, Any]:
-        """A true copy of the weights, on the CPU, under the names of the user's own module."""
-        return {
-            name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
-            for name, value in unwrap(model).state_dict().items()
-        }
-
-    def restore(self, model: nn.Module, weights: Mapping[str, Any]) -> None:
-        """Put a snapshot's weights into a model."""
-        unwrap(model).load_state_dict(weights)
-
-    def clean_copy(self, model: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
-        """A deep copy of the user's own module with these weights and without gradients."""
-        twin = copy.deepcopy(unwrap(model))
-        drop_dead_hooks(*twin.modules())
-        twin.zero_grad(set_to_none=True)
-        twin.load_state_dict(weights)
-        return twin
 
     def rng_state(self) -> dict[str, Any]:
         """The states of Python's, NumPy's and torch's generators, as plain data and tensors."""

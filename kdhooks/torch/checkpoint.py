@@ -15,6 +15,7 @@ from torch import nn
 from kdhooks.errors import CheckpointError
 from kdhooks.loop import checkpoint
 from kdhooks.loop.checkpoint import VERSION, check_processes, check_weights
+from kdhooks.messages import logger
 
 __all__ = [
     "NAME",
@@ -22,6 +23,7 @@ __all__ = [
     "CheckpointFile",
     "check_optimizer",
     "check_processes",
+    "check_ranks",
     "check_student",
     "optimizer_state",
 ]
@@ -61,6 +63,24 @@ class CheckpointFile(checkpoint.CheckpointFile):
 def check_student(student: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
     """CheckpointError where the weights belong to another model; says the first difference of each kind."""
     check_weights(student.state_dict(), saved, path)
+
+
+def check_ranks(size: int, content: Mapping[str, Any], path: Path) -> None:
+    """CheckpointError where a run of another number of processes stopped in the middle of an epoch.
+
+    Between two epochs any number goes on; their generators begin anew where a process has none in the file.
+    """
+    saved = len(content["ranks"])
+    if content["position"]["batch"]:
+        check_processes(size, content["ranks"], path)
+    elif saved != size:
+        logger.warning(
+            "the checkpoint %s was written by %d processes, and this run has %d: the next epoch's batches have other "
+            "rows, unless batch_size times processes is the same",
+            path,
+            saved,
+            size,
+        )
 
 
 def optimizer_state(optimizer: Any) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from kdhooks.criterion import Step
 from kdhooks.errors import CheckpointError, ModelError
+from kdhooks.torch.sharding import gather_nothing, is_sharded, load_whole_state, whole_state, written
+from kdhooks.torch.shards import sharded_like
 from kdhooks.torch.taps import Key, drop_dead_hooks
 from kdhooks.torch.teacher import Teacher
 from kdhooks.torch.wrappers import inside
@@ -44,7 +46,9 @@ class MeanTeacher(Teacher):
         **speed: Any,
     ) -> None:
         root = inside(student)
-        if model is None:
+        if model is None and is_sharded(root):
+            model = sharded_like(root, whole_state(root))
+        elif model is None:
             model = copy.deepcopy(root)
             model.zero_grad(set_to_none=True)
             drop_dead_hooks(*model.modules())
@@ -53,14 +57,22 @@ class MeanTeacher(Teacher):
                 f"with ema the teacher is an average of the student, and {type(inside(model)).__name__} has other "
                 f"parameters than {type(root).__name__}"
             )
+        if is_sharded(inside(model)) != is_sharded(root):
+            raise ModelError(
+                "with ema the teacher is an average of the student, and one of them is sharded: shard both alike"
+            )
         super().__init__(model, student, **speed)
         self.decay = decay
         self._root = root
+        self._sharded = is_sharded(root)
+        self._shards: list[list[nn.Parameter]] = [[], []]
         self._seen: list[int] | None = None  # None until the first loss: weights may be loaded before it
 
     def on_train_begin(self) -> None:
         """Freeze the average; it begins to follow with the student's next step."""
         super().on_train_begin()
+        gather_nothing(self._root)
+        self._shards = [list(inside(self.model).parameters()), list(self._root.parameters())]
         self._seen = None
 
     def on_step_end(self) -> None:
@@ -95,29 +107,38 @@ class MeanTeacher(Teacher):
         before, self._seen = self._seen, versions
         if before is None or versions == before:
             return
-        mine, theirs = list(inside(self.model).parameters()), list(self._root.parameters())
+        mine, theirs = self._parameters()
         floats = [index for index, one in enumerate(mine) if one.is_floating_point()]
         torch._foreach_lerp_([mine[index] for index in floats], [theirs[index] for index in floats], 1 - self.decay)
         for buffer, other in zip(inside(self.model).buffers(), self._root.buffers(), strict=True):
             buffer.copy_(other)
+        gather_nothing(self.model)  # what was gathered is the average before
+
+    def _parameters(self) -> list[list[nn.Parameter]]:
+        """The average's and the student's; of sharded ones the shards, which a module does not hold all the time."""
+        if self._sharded:
+            return self._shards
+        return [list(inside(self.model).parameters()), list(self._root.parameters())]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The average."""
         if self._seen is not None:
             self.follow()
+        if self._sharded:
+            return whole_state(inside(self.model))
         return {name: value.clone() for name, value in inside(self.model).state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a saved average; CheckpointError where it is of another model."""
         try:
-            inside(self.model).load_state_dict(state)
+            load_whole_state(inside(self.model), state)
         except RuntimeError:
             raise CheckpointError("the state holds the average of another student") from None
         self._seen = None
 
     def _versions(self) -> list[int]:
         """How often each trained parameter was written to."""
-        return [parameter._version for parameter in self._root.parameters() if parameter.requires_grad]
+        return [written(one) for one in self._parameters()[1] if one.requires_grad]
 
 
 def _shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:

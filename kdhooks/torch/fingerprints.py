@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdhooks.stored.functions import class_digest, function_digest, plain
+from kdhooks.torch.sharding import author_class, gather_nothing, is_sharded, sharded_modules, whole
+from kdhooks.torch.shards import of_sharding, whole_copy
 from kdhooks.torch.taps import is_ours
 from kdhooks.torch.wrappers import inside, named_layers
 
@@ -50,8 +52,9 @@ def weights_of(model: nn.Module) -> Iterator[Weight]:
     """All parameters and buffers, in the model's order, by their author's names."""
     from kdhooks.cache import Weight
 
+    gather_nothing(model)
     for name, tensor in _tensors(model):
-        array, dtype = host_array(tensor)
+        array, dtype = host_array(whole(tensor))
         yield Weight(name, array, dtype)
 
 
@@ -73,7 +76,9 @@ def versions_of(model: nn.Module) -> list[tuple[int, int]]:
 def classes_of(model: nn.Module) -> list[str]:
     """The classes of a model's modules and their bases, by what they do; those of published packages by version."""
     layers = named_layers(model).values()
-    kinds = dict.fromkeys(kind for module in layers for kind in type(inside(module)).__mro__ if kind is not object)
+    kinds = dict.fromkeys(
+        kind for module in layers for kind in author_class(inside(module)).__mro__ if kind is not object
+    )
     texts = []
     for kind in kinds:
         package = kind.__module__.partition(".")[0]
@@ -90,7 +95,7 @@ def options_of(model: nn.Module) -> list[str]:
     don't, and no other object does but functions and a Hugging Face config.
     """
     root = inside(model)
-    texts = [repr(root)]
+    texts = [_text(root)]
     config: Any = getattr(root, "config", None)
     if hasattr(config, "to_json_string"):
         said = json.loads(config.to_json_string(use_diff=False))
@@ -100,6 +105,18 @@ def options_of(model: nn.Module) -> list[str]:
         if own:
             texts.append(f"{name}: {'; '.join(own)}")
     return texts
+
+
+def _text(root: nn.Module) -> str:
+    """A model as text, whoever shares out its weights; the precision that `fully_shard` gives a part belongs to it."""
+    text = repr(whole_copy(root) if is_sharded(root) else root)
+    policies = (module._get_fsdp_state()._mp_policy for module in sharded_modules(root))
+    lower = dict.fromkeys(
+        f"{one.param_dtype} {one.output_dtype} {one.cast_forward_inputs}"
+        for one in policies
+        if one.param_dtype is not None or one.output_dtype is not None
+    )
+    return "\n".join((text, *lower))
 
 
 def attributes_of(module: nn.Module) -> Iterator[str]:
@@ -117,7 +134,8 @@ def attributes_of(module: nn.Module) -> Iterator[str]:
 def _hooks(module: nn.Module) -> Iterator[str]:
     """Hooks that may change what a layer gets or returns."""
     for kind in (module._forward_pre_hooks, module._forward_hooks):
-        yield from (f"hook {function_digest(hook)}" for hook in kind.values() if not is_ours(hook))
+        others = (hook for hook in kind.values() if not is_ours(hook) and not of_sharding(hook))
+        yield from (f"hook {function_digest(hook)}" for hook in others)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

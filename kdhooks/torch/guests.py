@@ -21,7 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from kdhooks.messages import logger
 from kdhooks.torch.flat_state import kept, tails
 from kdhooks.torch.optimizer_host import Host, Parameters
-from kdhooks.torch.wrappers import inside, living
+from kdhooks.torch.rank_groups import average, check_join, process_group
+from kdhooks.torch.sharding import check_still_whole, gather_nothing, is_shard, local_part, unreduced
+from kdhooks.torch.wrappers import living
 
 _UNFIT = ("Muon", "SparseAdam")
 """Optimizers that can't train every dense parameter; another one of the loop takes the guests."""
@@ -43,6 +45,7 @@ class Guests:
     def __init__(self, student: nn.Module, optimizer: Any = None, what: str = "feature matchers") -> None:
         self.parameters: Parameters = []
         self.optimizer: Optimizer | None = None
+        gather_nothing(student)
         self._student, self._what = student, what
         self._given = _own(optimizer)
         self._theirs = [parameter for parameter in student.parameters() if parameter.requires_grad]
@@ -75,8 +78,10 @@ class Guests:
         if self._settled or not self.parameters:
             return
         self._settled = True
+        check_still_whole(self._student, self._theirs)
         found = living(Optimizer, DistributedDataParallel)
         self._group = process_group(self._student, found)
+        check_join(self._student, found, self._what)
         optimizers = self._usable(found)
         ours = {id(parameter) for parameter in self.parameters}
         if any(_holds(optimizer, ours) for optimizer in optimizers):
@@ -112,7 +117,8 @@ class Guests:
             state = self.optimizer.state.get(parameters[0])
             ours = {id(parameter) for parameter in self.parameters}
             return tails(state, kept(parameters, ours)) if state else []
-        return [dict(self.optimizer.state.get(parameter, {})) for parameter in self.parameters]
+        host = Host.of(self.optimizer)
+        return [host.slot(self.optimizer, parameter) for parameter in self.parameters]
 
     # ---- whose optimizer ---------------------------------------------------------------------------
 
@@ -133,8 +139,8 @@ class Guests:
     def _admit(self, optimizer: Optimizer, parameters: Parameters, slots: Sequence[Any]) -> None:
         theirs = {id(parameter) for parameter in self._theirs}
         groups = optimizer.param_groups
-        group = next((one for one in groups if any(id(p) in theirs for p in one["params"])), groups[0])
-        Host.of(optimizer).admit(optimizer, self.parameters, parameters, group, slots)
+        number = next((index for index, one in enumerate(groups) if any(id(p) in theirs for p in one["params"])), 0)
+        Host.of(optimizer).admit(optimizer, self.parameters, parameters, number, slots)
 
     def _see_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Make sure that the optimizer with our parameters is one that steps."""
@@ -179,15 +185,21 @@ class Guests:
         """Whether the loop has cleared or used up the student's gradients since the last backward."""
         gradient = next((one.grad for one in self._theirs if one.grad is not None), None)
         if gradient is None:
-            return True
+            return not unreduced(self._student)  # of a sharded model it may wait to be exchanged
         if self._seen is None or self._group is not None:  # DDP writes gradients after our look at them
             return False
         return gradient is self._seen[0] and gradient._version != self._seen[1]
 
     def _clear_with_zeros(self) -> None:
         """Clear ours where the loop has filled the student's gradients with zeros; the device decides, unasked."""
-        gradient = next(one.grad for one in self._theirs if one.grad is not None)
-        used = gradient.ne(0).any()
+        gradient = next((one.grad for one in self._theirs if one.grad is not None), None)
+        if gradient is None:
+            return
+        used = local_part(gradient).ne(0).any()
+        if is_shard(gradient):  # the part of another rank may hold what is not zero
+            count = used.to(torch.int64)
+            torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MAX, group=self._group)
+            used = count.to(torch.bool)
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad = torch.where(used.to(parameter.device), parameter.grad, 0.0)
@@ -197,34 +209,6 @@ class Guests:
         self._seen = None if gradient is None else (gradient, gradient._version)
         if self._group is not None:
             average([parameter for parameter in self.parameters if parameter.requires_grad], self._group)
-
-
-def average(parameters: Sequence[nn.Parameter], group: Any) -> None:
-    """Replace gradients by their mean over the ranks, in one exchange for each dtype and device.
-
-    What was accumulated before is equal on all ranks, so after several backwards it is the mean of the sums.
-    """
-    kinds = dict.fromkeys((parameter.dtype, parameter.device) for parameter in parameters)
-    for kind in kinds:
-        mine = [parameter for parameter in parameters if (parameter.dtype, parameter.device) == kind]
-        grads = [one.grad if one.grad is not None else torch.zeros_like(one) for one in mine]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
-        torch.distributed.all_reduce(flat, group=group)
-        flat /= torch.distributed.get_world_size(group)
-        for parameter, part in zip(mine, flat.split([grad.numel() for grad in grads]), strict=True):
-            parameter.grad = part.view_as(parameter).clone()
-
-
-def process_group(student: nn.Module, found: Iterable[Any]) -> Any:
-    """The ranks that train this student together, or None."""
-    root = inside(student)
-    for one in found:
-        if not isinstance(one, DistributedDataParallel) or one.process_group.size() == 1:
-            continue
-        if any(module is root for module in one.modules()):  # the student itself, or a part of what is trained
-            return one.process_group
-    mesh = next((getattr(parameter, "device_mesh", None) for parameter in student.parameters()), None)
-    return mesh.get_group() if mesh is not None and mesh.ndim == 1 and mesh.size() > 1 else None
 
 
 def _own(optimizer: Any) -> Optimizer | None:

@@ -1,7 +1,8 @@
 """An optimizer that has guests: what its user sees of it stays the user's own.
 
 ``state_dict()`` is without guests, its indices counted anew, and a state without guests loads while they are
-there, with what they had. After a step their gradients are cleared.
+there, with what they had. After a step their gradients are cleared. Beside sharded parameters guests stand apart, see
+`kdhooks.torch.apart_group`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from kdhooks.torch.apart_group import ApartGroup
 from kdhooks.torch.flat_state import cut, kept, padded, tails
+from kdhooks.torch.sharding import is_shard
 
 Parameters = list[nn.Parameter]
 
@@ -26,7 +29,7 @@ class Host:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.guests: list[Parameters] = []
-        self._fusing: dict[str, Any] = {}  # what the user had set for the group of sharded parameters
+        self._apart: ApartGroup | None = None  # beside sharded parameters
         self._waiting: Sequence[Any] = ()  # what LBFGS kept in a saved run, until its state is loaded
         self._handles = [
             optimizer.register_step_post_hook(self._clear),
@@ -47,14 +50,16 @@ class Host:
         optimizer: Optimizer,
         party: Parameters,
         parameters: Parameters,
-        group: dict[str, Any],
+        number: int,
         slots: Sequence[Any],
     ) -> None:
-        """Add parameters of a party to a group, with what an earlier run's optimizer kept for them."""
+        """Add parameters of a party to the group of a number, with what an earlier run's optimizer kept for them."""
         if not any(one is party for one in self.guests):
             self.guests.append(party)
-        if any(hasattr(one, "device_mesh") for one in group["params"]):
-            self._step_one_by_one(group)
+        group = optimizer.param_groups[number]
+        if self._apart is not None or any(map(is_shard, group["params"])):
+            self._admit_apart(optimizer, parameters, number, slots)
+            return
         group["params"].extend(parameters)
         if isinstance(optimizer, LBFGS):
             optimizer._numel_cache = None
@@ -63,15 +68,20 @@ class Host:
             return
         if isinstance(optimizer, torch.optim.Adagrad):  # the one that makes its state in the beginning
             optimizer.state.update(torch.optim.Adagrad(parameters, **optimizer.defaults).state)
-        for parameter, slot in zip(parameters, slots, strict=False):
-            if slot:
-                everywhere = bool(group.get("capturable") or group.get("fused"))
-                optimizer.state[parameter] = {key: _placed(value, parameter, everywhere) for key, value in slot.items()}
+        optimizer.state.update(_kept_slots(parameters, slots, group))
 
-    def _step_one_by_one(self, group: dict[str, Any]) -> None:
-        """Sharded and plain tensors can't be in one fused operation, so the group's are done one after the other."""
-        self._fusing = {key: group[key] for key in ("foreach", "fused") if key in group} | self._fusing
-        group.update(dict.fromkeys(self._fusing, False))
+    def _admit_apart(self, optimizer: Optimizer, parameters: Parameters, number: int, slots: Sequence[Any]) -> None:
+        if self._apart is None:
+            self._apart = ApartGroup(optimizer, number)
+        state: dict[Tensor, Any] = {}
+        if isinstance(optimizer, torch.optim.Adagrad):
+            state = dict(torch.optim.Adagrad(parameters, **optimizer.defaults).state)
+        self._apart.add(parameters, state | _kept_slots(parameters, slots, optimizer.param_groups[number]))
+
+    def slot(self, optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, Any]:
+        """What the optimizer keeps for a guest."""
+        state: Any = optimizer.state if self._apart is None else self._apart.state
+        return dict(state.get(parameter, {}))
 
     def dismiss(self, optimizer: Optimizer, parameters: Parameters) -> None:
         """Take parameters and their state out again; the last one takes the hooks with it."""
@@ -82,9 +92,9 @@ class Host:
                 if state:
                     state.update(cut(state, kept(group["params"], ours)))
                 optimizer._numel_cache = None
-            if any(id(one) in ours for one in group["params"]) and len(self.guests) == 1:
-                group.update(self._fusing)
             group["params"][:] = [one for one in group["params"] if id(one) not in ours]
+        if self._apart is not None:
+            self._apart.remove(optimizer, parameters)
         for parameter in parameters:
             optimizer.state.pop(parameter, None)
             parameter.grad = None
@@ -92,6 +102,8 @@ class Host:
         if not self.guests:
             for handle in self._handles:
                 handle.remove()
+            if self._apart is not None:
+                self._apart.end()
             Host._of.pop(optimizer, None)
 
     def _ids(self) -> set[int]:
@@ -115,8 +127,7 @@ class Host:
                     dropped.add(number)
                 else:
                     numbered.append(numbers.setdefault(number, len(numbers)))
-            hosting = self._fusing if any(id(one) in ours for one in group["params"]) else {}
-            groups.append({**packed, **hosting, "params": numbered})
+            groups.append({**packed, "params": numbered})
         slots = {numbers.get(key, key): value for key, value in state["state"].items() if key not in dropped}
         if isinstance(optimizer, LBFGS):
             stays = kept(optimizer.param_groups[0]["params"], ours)
@@ -132,8 +143,7 @@ class Host:
         for group, packed in zip(optimizer.param_groups, state["param_groups"], strict=True):
             guests = [parameter for parameter in group["params"] if id(parameter) in ours]
             keys = [f"kdhooks {id(parameter)}" for parameter in guests]
-            one_by_one = dict.fromkeys(self._fusing, False) if guests else {}
-            groups.append({**packed, **one_by_one, "params": [*packed["params"], *keys]})
+            groups.append({**packed, "params": [*packed["params"], *keys]})
             slots |= {
                 key: optimizer.state[parameter]
                 for key, parameter in zip(keys, guests, strict=True)
@@ -150,6 +160,16 @@ class Host:
         current = optimizer.state.get(parameters[0])
         slots = tails(current, kept(parameters, ours)) if current else self._waiting
         return padded(dict(loaded), _sizes(guests), slots)
+
+
+def _kept_slots(parameters: Parameters, slots: Sequence[Any], group: dict[str, Any]) -> dict[Tensor, Any]:
+    """What an earlier run's optimizer kept, by parameter, where the group wants it."""
+    everywhere = bool(group.get("capturable") or group.get("fused"))
+    return {
+        parameter: {key: _placed(value, parameter, everywhere) for key, value in slot.items()}
+        for parameter, slot in zip(parameters, slots, strict=False)
+        if slot
+    }
 
 
 def _sizes(parameters: Iterable[Tensor]) -> int:

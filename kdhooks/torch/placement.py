@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdhooks.config import DistillationConf
 from kdhooks.errors import UsageError
 from kdhooks.torch.outputs import map_tensors, moved
+from kdhooks.torch.sharding import bad_parts, gather_nothing
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast computes in, by the configuration's names."""
@@ -48,8 +49,16 @@ def training_device(conf: DistillationConf, student: nn.Module) -> torch.device:
     return device
 
 
-def place(student: nn.Module, teachers: Iterable[nn.Module], device: torch.device) -> None:
+def place(
+    student: nn.Module, teachers: Iterable[nn.Module], device: torch.device, *, student_stays: bool = False
+) -> None:
     """Move the student to a device, and with it the teachers that stand on the CPU beside it.
+
+    Args:
+        student: the student.
+        teachers: those that go with it.
+        device: where it trains.
+        student_stays: whether another model is trained there in its place.
 
     Models that are spread over several devices stay as they are, and so does a teacher that its user put on an
     accelerator: inputs are moved to it.
@@ -58,7 +67,7 @@ def place(student: nn.Module, teachers: Iterable[nn.Module], device: torch.devic
     for teacher in teachers:
         if both and _devices(teacher) == [torch.device("cpu")]:
             teacher.to(device)
-    if len(_devices(student)) <= 1:
+    if len(_devices(student)) <= 1 and not student_stays:
         student.to(device)
 
 
@@ -99,15 +108,13 @@ def needs_closure(optimizer: Any) -> bool:
 
 def non_finite_parameter(model: nn.Module) -> str | None:
     """The name of a parameter that holds NaN or infinity, or None; waits for the device once."""
+    gather_nothing(model)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.is_floating_point()]
     if not named:
         return None
-    bad = torch.stack([_bad(parameter).to(named[0][1].device) for _, parameter in named]).tolist()
-    return next((name for (name, _), is_bad in zip(named, bad, strict=True) if is_bad), None)
-
-
-def _bad(parameter: Tensor) -> Tensor:
-    return torch.isfinite(parameter.detach()).all().logical_not()
+    found = list(bad_parts(named))
+    bad = torch.stack([is_bad.to(found[0][1].device) for _, is_bad in found]).tolist()
+    return next((name for (name, _), is_bad in zip(found, bad, strict=True) if is_bad), None)
 
 
 def data_seed(conf: DistillationConf) -> int:

@@ -1,4 +1,4 @@
-"""The processes that train one student together, for ``dataloader.distributed: true``.
+"""The processes that train one student together, for ``dataloader.distributed: true`` or a ``strategy``.
 
 Rules: a single process is a group of one and never touches `torch.distributed`. Every rank takes each decision
 (to stop, to write, that a loss went bad) at the same step, or the others would wait for it forever. Tensors are
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.messages import logger
+from kdhooks.torch.sharding import broadcast_buffers, is_sharded, sharded_modules
+from kdhooks.torch.together import check_alike
 
 
 class Ranks:
@@ -29,29 +31,36 @@ class Ranks:
         size: how many processes there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, owned: bool = False) -> None:
-        self.rank, self.size, self._owned = rank, size, owned
+    def __init__(self, rank: int = 0, size: int = 1, *, owned: bool = False, strategy: str = "auto") -> None:
+        self.rank, self.size, self._owned, self.strategy = rank, size, owned, strategy
         # decisions travel over gloo, so that they never wait for the accelerator
         self._group = dist.new_group(backend="gloo") if size > 1 else None
         self._sent: tuple[Any, Tensor] | None = None
         self._wrapped: DistributedDataParallel | None = None
+        self._sharded: Any = None
 
     @classmethod
-    def join(cls, wanted: bool) -> Ranks:
-        """The group that the launcher or the user made; one of its own where there is none or none is wanted."""
+    def join(cls, wanted: bool, strategy: str = "auto") -> Ranks:
+        """The group that the launcher or the user made; one of its own where there is none or none is wanted.
+
+        Args:
+            wanted: whether other processes shall take part, where there are some.
+            strategy: ``distillation.train.strategy``.
+        """
         if not wanted or not dist.is_available():
             return cls()
         owned = not dist.is_initialized()
         if owned and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            logger.info("dataloader.distributed: one process is running; torchrun starts several")
+            asked = "dataloader.distributed" if strategy == "auto" else f"strategy: {strategy}"
+            logger.info("%s: one process is running; torchrun starts several", asked)
             return cls()
         if owned:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size(), owned=owned)
+        return cls(dist.get_rank(), dist.get_world_size(), owned=owned, strategy=strategy)
 
     def leave(self) -> None:
         """End what `join` has made."""
-        self._sent = self._wrapped = None
+        self._sent = self._wrapped = self._sharded = None
         if self._owned:
             dist.destroy_process_group()
             self._owned = False
@@ -59,8 +68,21 @@ class Ranks:
             dist.destroy_process_group(self._group)
         self._group = None
 
+    @property
+    def shards(self) -> bool:
+        """Whether the student's weights shall be shared out over several processes."""
+        return self.size > 1 and self.strategy == "fsdp2"
+
+    def compare(self, distiller: Any) -> None:
+        """UsageError on all ranks where one has another configuration; it would wait for the others for ever."""
+        if self.size > 1:
+            check_alike(distiller, self._group, "cpu", seed=True)
+
     def wrap(self, student: nn.Module, device: torch.device) -> nn.Module:
-        """The student as the loop calls it: itself, or inside of `DistributedDataParallel`."""
+        """The student as the loop calls it: itself where it is alone or in shards, or in `DistributedDataParallel`."""
+        if is_sharded(student):
+            self._sharded = student
+            return student
         if self.size == 1:
             return student
         self._wrapped = DistributedDataParallel(student, device_ids=[device] if device.type == "cuda" else None)
@@ -68,6 +90,8 @@ class Ranks:
 
     def synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are exchanged at the last backward of an optimizer step only."""
+        if self._sharded is not None:
+            return _exchanging(self._sharded, last)
         if last or self._wrapped is None:
             return nullcontext()
         no_sync: AbstractContextManager[Any] = self._wrapped.no_sync()
@@ -76,8 +100,7 @@ class Ranks:
     def share_buffers(self, student: nn.Module) -> None:
         """Give every rank the buffers of rank 0, before they are evaluated or saved."""
         if self.size > 1:
-            for buffer in student.buffers():
-                dist.broadcast(buffer, 0)
+            broadcast_buffers(student)
 
     def agree_to_stop(self, asked: bool) -> bool:
         """Whether some rank was asked to stop; among several the answer is the last step's, so nobody waits."""
@@ -133,3 +156,19 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier(group=self._group)
+
+
+@contextmanager
+def _exchanging(student: nn.Module, last: bool) -> Iterator[None]:
+    """Within the block a sharded student exchanges gradients, or keeps them until the last backward."""
+    if last:
+        yield
+        return
+    modules = sharded_modules(student)
+    for module in modules:
+        module.set_requires_gradient_sync(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_requires_gradient_sync(True, recurse=False)

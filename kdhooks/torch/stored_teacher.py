@@ -30,14 +30,16 @@ from kdhooks.torch.fingerprints import (
 )
 from kdhooks.torch.layer_mappings import VALUES
 from kdhooks.torch.outputs import logits_of, map_tensors
+from kdhooks.torch.sharding import gather_nothing
 from kdhooks.torch.stored_choice import precision_in_effect, processor_of, settled
 from kdhooks.torch.teacher import Teacher
+from kdhooks.torch.teacher_shards import Company, company_of
 from kdhooks.torch.wrappers import compiled_parts
 
 if TYPE_CHECKING:
     from kdhooks.cache import TopK
 
-_SHARDED = "FullyShardedDataParallel"
+_FLAT = "FullyShardedDataParallel"
 
 
 class StoredTeacher(_StoredTeacher):
@@ -56,6 +58,8 @@ class StoredTeacher(_StoredTeacher):
         super().__init__(live, name, shared)
         self._student = student
         self._identified: tuple[object, str] | None = None
+        self._asked_company = False
+        self._company: Company | None = None
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
         """A tensor's values on the host."""
@@ -127,16 +131,27 @@ class StoredTeacher(_StoredTeacher):
         base = fingerprint((), precision="auto", more=[self._identity(), name, str(self.live._asked)])
         return KeptChoice(self.shared.store, base, {"teacher": type(self.live.model).__name__, "on": name})
 
+    def company(self) -> Company | None:
+        """The ranks that share out the teacher, or None."""
+        if not self._asked_company:
+            self._asked_company, self._company = True, company_of(self.live.share_out())
+        return self._company
+
+    def on_train_begin(self) -> None:
+        """The teacher begins; who runs it is found out when it is used first."""
+        self._asked_company, self._company = False, None
+        super().on_train_begin()
+
     def version(self) -> object:
         """Which version each weight is of."""
+        gather_nothing(self.live.model)
         return versions_of(self.live.model)
 
     def obstacle(self) -> str:
         """Why this teacher's outputs can't be stored."""
         model = self.live.model
-        kinds = {base.__name__ for module in model.modules() for base in type(module).__mro__}
-        if _SHARDED in kinds or any(hasattr(module, "_get_fsdp_state") for module in model.modules()):
-            return "it is sharded over processes, which must run together"
+        if any(base.__name__ == _FLAT for module in model.modules() for base in type(module).__mro__):
+            return "it is sharded by flat parameters over processes, which must run together"
         students = {id(one) for one in (*self._student.modules(), *self._student.parameters())}
         if any(id(one) in students for one in (*model.modules(), *model.parameters())):
             return "it shares modules or weights with the student, which training changes"

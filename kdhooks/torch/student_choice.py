@@ -30,6 +30,7 @@ from kdhooks.torch.observation.untouched import untouched
 from kdhooks.torch.outputs import as_call, map_tensors
 from kdhooks.torch.placement import autocast, batch_mover, needs_closure
 from kdhooks.torch.ranks import Ranks
+from kdhooks.torch.sharding import is_sharded
 from kdhooks.torch.teacher_copies import has_maps
 from kdhooks.torch.trials import fastest, native_precisions, time_in_turn
 
@@ -92,7 +93,10 @@ def choose(distiller: Any, loader: Any, optimizer: Any, *, device: torch.device,
         return choice if ipex is None else ipex.settled(choice)
     saved = None if resume is None else CheckpointFile(resume).read().get("speed")
     if saved is None:
-        mine = _fastest(distiller, loader, optimizer, device, ipex) if ranks.rank == 0 else Choice()
+        if is_sharded(unwrap(distiller.student_model)):
+            mine = _native(train, device)
+        else:
+            mine = _fastest(distiller, loader, optimizer, device, ipex) if ranks.rank == 0 else Choice()
         saved = ranks.gather({"speed": mine.to_dict()})[0]["speed"]
     chosen = Choice.from_dict(saved)
     choice = _choice(  # what is not auto is what the configuration says now
@@ -104,9 +108,16 @@ def choose(distiller: Any, loader: Any, optimizer: Any, *, device: torch.device,
     return choice if ipex is None else ipex.settled(choice)
 
 
+def _native(train: TrainSettings, device: torch.device) -> Choice:
+    """What a student in shards runs in: it can't be copied, so nothing is timed; the low precision of its device."""
+    choice = Choice(native_precisions(device)[-1] if train.precision == "auto" else train.precision)
+    logger.info("student: %s; other ways can't be timed on shards", choice)
+    return choice
+
+
 def _ipex(distiller: Any, loader: Any, optimizer: Any, device: torch.device, ranks: Ranks) -> Any:
     """What decides about Intel's extension; None where nobody asks for it."""
-    if distiller.conf.settings.distillation.train.ipex is False:
+    if distiller.conf.settings.distillation.train.ipex is False or is_sharded(unwrap(distiller.student_model)):
         return None
     from kdhooks.torch.ipex_choice import Ipex
 

@@ -19,6 +19,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from kdhooks.errors import ModelError
 from kdhooks.messages import logger
+from kdhooks.torch.sharding import author_class
 from kdhooks.torch.wrappers import compiled_parts, find_layer, inside, something_was_traced
 
 Key = tuple[str, bool]
@@ -198,7 +199,7 @@ class Taps:
     def __init__(self, model: nn.Module, role: str = "student", other: tuple[str, nn.Module] | None = None) -> None:
         self.model, self.role, self._other = model, role, other
         self.root = inside(model)
-        self.kind = type(self.root).__name__
+        self.kind = author_class(self.root).__name__
         self.slots: dict[Key, Slot] = {}
         self.inside = False
         self._handles: list[Any] = []

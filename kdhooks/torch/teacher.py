@@ -19,11 +19,13 @@ from kdhooks.messages import logger
 from kdhooks.speed import Choice
 from kdhooks.torch.outputs import as_call, map_tensors, moved
 from kdhooks.torch.overlap import Move, Overlap, overlapped
+from kdhooks.torch.sharding import gather_nothing
 from kdhooks.torch.taps import Key
 from kdhooks.torch.teacher_choice import agreed, candidates, completed, has_auto, quickest, some_rows
 from kdhooks.torch.teacher_first import first_forward, generators_kept
 from kdhooks.torch.teacher_folding import Folds
 from kdhooks.torch.teacher_lengths import ByLength
+from kdhooks.torch.teacher_shards import check_mesh, shared_out
 from kdhooks.torch.teacher_speed import Subject, Way, way_for
 from kdhooks.torch.teacher_taps import TeacherTaps
 
@@ -40,6 +42,7 @@ class Teacher(Hook):
         channels_last: whether its maps lie in memory as [N, H, W, C].
         compile: whether its forward is compiled.
         ipex: whether it is optimized by Intel's extension.
+        sharded: whether a copy that the ranks share out runs in its place.
         outputs: what it calls its logits (``model.outputs``).
 
     Attributes:
@@ -57,11 +60,13 @@ class Teacher(Hook):
         channels_last: Switch = False,
         compile: bool = False,
         ipex: Switch = False,
+        sharded: bool = False,
         outputs: tuple[str, ...] = (),
     ) -> None:
         self.model = model
         self._student = student
-        self._asked = TeacherSettings(precision, channels_last, compile, ipex)
+        self._asked = TeacherSettings(precision, channels_last, compile, ipex, sharded=sharded)
+        self._shared_out = False
         self._outputs = outputs
         self._own: list[nn.Module] = []
         self._subject = Subject(model)
@@ -91,10 +96,22 @@ class Teacher(Hook):
         Args:
             value: an input of the teacher, on which ``auto`` times its candidates.
         """
+        self.share_out()
         if self._choice is None:
             choice = agreed(lambda: self._chosen_for(value)) if has_auto(self._asked) else self._completed()
             self._choice = self._possible(choice)
         return self._choice
+
+    def share_out(self) -> nn.Module:
+        """What runs: the model, or a copy of it that the ranks share out where that is asked for; made once a run."""
+        if not self._shared_out:
+            self._shared_out = True
+            if self._asked.sharded:
+                running = shared_out(self.model, self._student, shares=self._subject.shares)
+                self._subject = replace(self._subject, model=running)
+                self._place()
+            check_mesh(self._subject.model, self._student)
+        return self._subject.model
 
     def adopt(self, choice: Choice) -> None:
         """Run as was chosen before, in what is left to ``auto``; what the configuration sets stays."""
@@ -103,6 +120,7 @@ class Teacher(Hook):
 
     def on_train_begin(self) -> None:
         """Put the teacher's own modules into eval mode and freeze its own parameters."""
+        gather_nothing(self.model)
         of_student = {id(module) for module in self._student.modules()}
         modules = list(self.model.modules())
         self._own = [module for module in modules if id(module) not in of_student]
@@ -119,7 +137,8 @@ class Teacher(Hook):
             parameter.requires_grad_(False)
         self._eval()
         self._place()
-        if self._adopted is None and self._completed() == Choice() and not has_auto(self._asked):
+        plain = self._completed() == Choice() and not has_auto(self._asked)
+        if self._adopted is None and plain and not (self._asked.sharded or self._subject.sharded):
             self._choice, self._way = Choice(), way_for(self._subject, Choice())
 
     def on_epoch_begin(self, epoch: int) -> None:
@@ -144,7 +163,7 @@ class Teacher(Hook):
         for parameter in self._unfrozen:
             parameter.requires_grad_(True)
         self._own, self._modes, self._unfrozen = [], [], []
-        self._subject = Subject(self.model)
+        self._subject, self._shared_out = Subject(self.model), False
 
     def tap(self) -> TeacherTaps:
         """What captures the teacher's layers; one for all criteria."""
@@ -173,14 +192,16 @@ class Teacher(Hook):
         self._forward(value, layers)
 
     def _forward(self, value: Any, layers: frozenset[Key] | None) -> Any:
-        args, kwargs = self._received(value)
         way = self._way
         if way is None:
-            return self._first(value, layers, args, kwargs)
+            return self._first(value, layers)
+        args, kwargs = self._received(value)
         return self._parted(way, layers, args, kwargs, lambda: way.run(self.taps, layers, args, kwargs))
 
-    def _first(self, value: Any, layers: frozenset[Key] | None, args: Any, kwargs: Any) -> Any:
-        way = way_for(self._subject, self.settle(value))
+    def _first(self, value: Any, layers: frozenset[Key] | None) -> Any:
+        choice = self.settle(value)
+        args, kwargs = self._received(value)
+        way = way_for(self._subject, choice)
         self._lengths = ByLength(type(self.model).__name__) if self._by_length else None
 
         def whole() -> Any:
@@ -287,8 +308,9 @@ class Teacher(Hook):
     def _place(self) -> None:
         """Find out where inputs have to go; a model spread over devices moves them by itself."""
         self._move = None
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        if tensors and not hasattr(self.model, "hf_device_map"):
+        model = self._subject.model
+        tensors = [*model.parameters(), *model.buffers()]
+        if tensors and not hasattr(model, "hf_device_map"):
             floats = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
             device = tensors[0].device
             self._move = moved(device, floats[0] if floats else None)

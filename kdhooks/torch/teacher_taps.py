@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kdhooks.messages import logger
+from kdhooks.torch.sharding import sharded_modules
 from kdhooks.torch.taps import Key, Slot, Taps, copied
 from kdhooks.torch.teacher_compile import Compiled
 from kdhooks.torch.wrappers import something_was_traced
@@ -45,14 +46,23 @@ class TeacherTaps(Taps):
         """Put hooks on layers."""
         super().attach(keys)
         self._learned = []
-        kinds = {base.__name__ for module in self.model.modules() for base in type(module).__mro__}
-        self._sharded = [module for module in self.model.modules() if hasattr(module, "_get_fsdp_state")]
-        self._ends_early = "FullyShardedDataParallel" not in kinds
+        self._look_for_shards()
         if not self._ends_early:
             logger.info("the %s %s is sharded by flat parameters: its forward runs whole", self.role, self.kind)
         if "_orig_mod" in self.model._modules:
             optimized: Any = self.model
             self._compiled = optimized.dynamo_ctx(_OutputDropped(self.root))
+
+    def stand_on(self, model: nn.Module) -> None:
+        """Move all hooks to another model with the same layers."""
+        if model is not self.model:
+            super().stand_on(model)
+            self._look_for_shards()
+
+    def _look_for_shards(self) -> None:
+        kinds = {base.__name__ for module in self.model.modules() for base in type(module).__mro__}
+        self._sharded = sharded_modules(self.model)
+        self._ends_early = "FullyShardedDataParallel" not in kinds
 
     def detach(self) -> None:
         """Take every hook off."""
@@ -127,6 +137,7 @@ class TeacherTaps(Taps):
             state = module._get_fsdp_state()
             if state._training_state.name == "FORWARD":
                 state._post_forward(module, (), None)
+            getattr(state, "_modules_to_run_forward", set()).clear()  # of a list that was sharded as one
 
     def _last_of(self, wanted: frozenset[Key]) -> tuple[Key, int] | None:
         """The last call of a wanted layer that a whole forward had, and its number among that layer's calls."""

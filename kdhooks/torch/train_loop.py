@@ -17,12 +17,19 @@ from kdhooks.loop.batches import split_batch
 from kdhooks.loop.stop_signals import StopSignals
 from kdhooks.loop.train_loop import BuiltInLoop
 from kdhooks.torch.backend import unwrap
-from kdhooks.torch.checkpoint import CheckpointFile, check_optimizer, check_processes, check_student, optimizer_state
+from kdhooks.torch.checkpoint import CheckpointFile, check_optimizer, check_ranks, check_student, optimizer_state
 from kdhooks.torch.domains.both import first_rows, joined, rows_of
 from kdhooks.torch.memory_format import follow_strides, input_layout
 from kdhooks.torch.outputs import as_call
 from kdhooks.torch.placement import autocast, batch_mover, gradient_scaler, needs_closure, non_finite_parameter
 from kdhooks.torch.ranks import Ranks
+from kdhooks.torch.sharding import (
+    is_sharded,
+    load_whole_state,
+    parts_of_optimizer_state,
+    whole_optimizer_state,
+    whole_state,
+)
 from kdhooks.torch.train_setup import Parts, prepare
 
 
@@ -39,9 +46,9 @@ def train(distiller: Any) -> None:
         CheckpointError: there is no such checkpoint to continue, or it belongs to another run.
         KeyboardInterrupt, SystemExit: Ctrl-C and SIGTERM, after a checkpoint was written.
     """
-    wanted = distiller.conf.settings.distillation.train.dataloader
-    ranks = Ranks.join(wanted is not None and wanted.distributed)
+    ranks = Ranks.join(*wanted_ranks(distiller))
     try:
+        ranks.compare(distiller)
         signals = StopSignals()
         with ExitStack() as undo:
             loop = TrainLoop(distiller, prepare(distiller, ranks, undo), ranks, signals)
@@ -61,6 +68,7 @@ class TrainLoop(BuiltInLoop):
         super().__init__(distiller, parts, ranks, signals, student=student, file=file)
         self._precision = parts.speed.precision
         self._scaler = gradient_scaler(self._precision, parts.device, parts.optimizer)
+        self._sharded = is_sharded(student)
         self._move = batch_mover(parts.device)
         self._lay = input_layout(parts.speed.channels_last)
         self._ipex = _under_ipex(self.student, parts) if parts.speed.ipex else None
@@ -177,10 +185,18 @@ class TrainLoop(BuiltInLoop):
     def _non_finite_parameter(self) -> str | None:
         return non_finite_parameter(self.student)
 
+    def _gathered(self, states: Any) -> dict[str, Any] | None:
+        return self._content(states) if self._sharded else super()._gathered(states)
+
     def _content(self, states: Any) -> dict[str, Any]:
+        """What a checkpoint holds; of a sharded student every rank puts it together, and rank 0 keeps it."""
+        student, optimizer = self.student.state_dict, optimizer_state(self.parts.optimizer)
+        keeps = self._ranks.rank == 0
+        if self._sharded:
+            optimizer["state"] = whole_optimizer_state(optimizer["state"], keep=keeps)
         return {
-            "student": self.student.state_dict(),
-            "optimizer": optimizer_state(self.parts.optimizer),
+            "student": whole_state(self.student, keep=keeps) if self._sharded else student(),
+            "optimizer": optimizer,
             "rate": self.parts.rate.state_dict(),
             "scaler": self._scaler.state_dict(),
             "speed": self.parts.speed.to_dict(),
@@ -191,18 +207,27 @@ class TrainLoop(BuiltInLoop):
 
     def _resume(self, file: CheckpointFile) -> None:
         """Continue a saved run; nothing is changed before all of it is known to fit."""
-        content = file.read()
+        content, optimizer = file.read(), self.parts.optimizer
         check_student(self.student, content["student"], file.path)
-        check_optimizer(self.parts.optimizer, content["optimizer"], file.path)
-        check_processes(self._ranks.size, content["ranks"], file.path)
+        check_optimizer(optimizer, content["optimizer"], file.path)
+        check_ranks(self._ranks.size, content, file.path)
         self.parts.rate.load_state_dict(content["rate"])
         self.distiller.load_state_dict(content["distiller"])
-        self.student.load_state_dict(content["student"])
-        self.parts.optimizer.load_state_dict(content["optimizer"]["state"])
-        follow_strides(self.student.parameters(), self.parts.optimizer)
+        load_whole_state(self.student, content["student"])
+        state = content["optimizer"]["state"]
+        optimizer.load_state_dict(parts_of_optimizer_state(state, optimizer) if self._sharded else state)
+        if not self._sharded:
+            follow_strides(self.student.parameters(), optimizer)
         if content["scaler"]:
             self._scaler.load_state_dict(content["scaler"])
         self._continue(content, file.path)
+
+
+def wanted_ranks(distiller: Any) -> tuple[bool, str]:
+    """Whether other processes shall take part, and the strategy."""
+    train = distiller.conf.settings.distillation.train
+    shared = train.dataloader is not None and train.dataloader.distributed
+    return shared or train.strategy != "auto" or is_sharded(unwrap(distiller.student_model)), train.strategy
 
 
 def _under_ipex(student: nn.Module, parts: Parts) -> Any:

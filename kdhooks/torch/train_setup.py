@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from kdhooks.torch.optimizers import build_optimizer, build_rate_schedule
 from kdhooks.torch.placement import data_seed, place, seed_generators, training_device
 from kdhooks.torch.postprocess import build_postprocess
 from kdhooks.torch.ranks import Ranks
+from kdhooks.torch.sharding import is_sharded
 from kdhooks.torch.student_choice import choose, in_force
 from kdhooks.torch.student_ending import ended_early, no_loss
 from kdhooks.torch.student_loss import StudentLoss, build_student_loss
+from kdhooks.torch.student_shards import refuse_optimizer, student_in_shards
 from kdhooks.torch.training_data import TrainingData
 
 _OURS: WeakSet[Any] = WeakSet()
@@ -88,14 +90,14 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
     Raises:
         UsageError, ConfigError, DataError, ModelError: something is missing or doesn't fit.
     """
-    conf, student = distiller.conf, distiller.student_model
+    conf = distiller.conf
     train, tuning = conf.settings.distillation.train, conf.settings.tuning
     if tuning.random_seed is not None:
         seed_generators(tuning.random_seed + ranks.rank)
-    device = training_device(conf, student)
+    device = training_device(conf, distiller.student_model)
     if ranks.size > 1 and device.type == "cuda":
         torch.cuda.set_device(device)
-    place(student, _teachers(distiller.teacher_model), device)
+    student = _placed(distiller, ranks, device, undo)
     data = TrainingData(_loader(distiller, ranks), distiller.backend, train.iteration)
     postprocess = located(conf, "distillation.train.postprocess", lambda: build_postprocess(train.postprocess))
     optimizer = _optimizer(distiller, device)
@@ -128,6 +130,28 @@ def prepare(distiller: Any, ranks: Ranks, undo: ExitStack) -> Parts:
         resume=resume,
         **_target(distiller, ranks),
     )
+
+
+def _placed(distiller: Any, ranks: Ranks, device: torch.device, undo: ExitStack) -> nn.Module:
+    """The student that is trained, where it is trained; a copy that the ranks share out where that is asked for."""
+    student: nn.Module = distiller.student_model
+    train, teacher = distiller.conf.settings.distillation.train, distiller.conf.settings.distillation.teacher
+    teachers = _teachers(distiller.teacher_model)
+    in_shards = ranks.shards and not is_sharded(unwrap(student))
+    place(student, [] if teacher.sharded else teachers, device, student_stays=in_shards)
+    if ranks.shards and train.optimizer.name.lower() == "lbfgs":
+        raise distiller.conf.problem(
+            train.optimizer.path,
+            "LBFGS views all weights as one vector, and strategy: fsdp2 shares them out",
+            of_key=True,
+        )
+    if not in_shards:
+        return student
+    if distiller.optimizer is not None and not _is_ours(distiller.optimizer):
+        raise refuse_optimizer()
+    twin = undo.enter_context(student_in_shards(distiller, teachers, device))
+    undo.callback(setattr, distiller, "optimizer", None)  # it holds shards of the copy
+    return twin
 
 
 def _target(distiller: Any, ranks: Ranks) -> dict[str, Any]:
@@ -172,19 +196,26 @@ def _loader(distiller: Any, ranks: Ranks) -> Any:
             "there is nothing to train on: set distiller.train_dataloader, or name a dataset in "
             "distillation.train.dataloader"
         )
-    loader = training_loader(conf, ranks.rank, ranks.size)
+    loader = training_loader(conf, ranks.rank, ranks.size, shares=ranks.size > 1)
     _OURS.add(loader)
     distiller.train_dataloader = loader
     return loader
 
 
-def training_loader(conf: DistillationConf, rank: int = 0, world_size: int = 1) -> Any:
+def training_loader(conf: DistillationConf, rank: int = 0, world_size: int = 1, *, shares: bool = False) -> Any:
     """The loader that ``distillation.train.dataloader`` describes.
+
+    Args:
+        conf: the configuration.
+        rank: of this process.
+        world_size: how many there are.
+        shares: whether each rank sees its own share, whatever ``distributed`` says.
 
     Raises:
         ConfigError, DataError: it can't be made.
     """
     settings: Any = conf.settings.distillation.train.dataloader
+    settings = replace(settings, distributed=True) if shares else settings
     return located(
         conf,
         "distillation.train.dataloader",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdhooks.torch.guests import process_group
+from kdhooks.torch.rank_groups import process_group
 from kdhooks.transferrable import KD, TransferrableModel, make_transferrable_with_knowledge_distillation
 from tests.torch.small_models import Classifier, batches, made, same_weights
 

@@ -19,8 +19,8 @@ from kdhooks.config.model import AdaptationSettings
 from kdhooks.torch.adaptation import Adapter, DomainBatch
 from kdhooks.torch.adaptation.features import full_precision
 from kdhooks.torch.domains.ranks import Together
-from kdhooks.torch.guests import average
 from kdhooks.torch.optimizers import named_optimizer
+from kdhooks.torch.rank_groups import average
 
 
 class Adversary:

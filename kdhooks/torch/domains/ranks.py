@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.torch.domains.both import Domain
-from kdhooks.torch.guests import process_group
+from kdhooks.torch.rank_groups import process_group
 from kdhooks.torch.wrappers import living
 
 

@@ -1,0 +1,1 @@
+"""Students and teachers on many devices: processes that train together."""
