@@ -45,7 +45,9 @@ class MlflowLogger(RunLogger):
             with quiet():
                 self._client = self._mlflow.MlflowClient(self._settings.tracking_uri)
         except Exception as error:  # whatever its stores raise
-            raise LoggerError(f"MLflow does not take this address: {_first(error)}", _ADDRESS, key="tracking_uri") from None
+            raise LoggerError(
+                f"MLflow does not take this address: {_first(error)}", _ADDRESS, key="tracking_uri"
+            ) from None
 
     def begin(self, run: RunFacts) -> None:
         """Make a run, or go on with the former one.
