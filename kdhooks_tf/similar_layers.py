@@ -107,8 +107,10 @@ class _Side:
         self._taps = TeacherTaps(model, role)
         self.row_bytes = 0
         found = self._found(first, most, None if names is None else set(names))
-        if not found or (names is not None and list(found) != list(names)):
-            raise NoLook(f"the {role} has no layer that gives a feature with the batch first" if not found else _OTHER)
+        if names is not None and list(found) != list(names):  # a new model may give the same layers other names
+            found = self._found(first, most, None)
+        if not found:
+            raise NoLook(f"the {role} has no layer that gives a feature with the batch first")
         self._layers = found
         self.labels = list(found)
 
@@ -163,9 +165,6 @@ class _Side:
         chosen = evenly(chosen, most)
         self.row_bytes = sum(width for _, _, width in chosen)
         return {_label(name, selector): (name, selector) for name, selector, _ in chosen}
-
-
-_OTHER = "other layers ran than before training"
 
 
 def _label(name: str, selector: str) -> str:

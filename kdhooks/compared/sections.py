@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,8 +71,9 @@ def _put_similarity(looks: Looks, record: RunRecord, limits: Limits) -> None:
         record.put("similarity", None, found)
         return
     student, teacher, values = found
-    same = names is not None and (student, teacher) == (list(names[0]), list(names[1]))
-    before = known["before"] if same and known is not None else None
+    before = None if known is None else known["before"]
+    if before is not None and (len(before), len(before[0])) != (len(student), len(teacher)):
+        before = None
     record.put("similarity", {"student_layers": student, "teacher_layers": teacher, "before": before, "after": values})
 
 
@@ -118,7 +120,10 @@ def _put_models(
 ) -> None:
     inputs = _tried(lambda: looks.one_row())
     for name, model in {"student": looks.student, **looks.teachers}.items():
-        entry, reasons = cost_of(looks, backend, model, None if isinstance(inputs, str) else inputs, speeds, limits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            known = None if isinstance(inputs, str) else inputs
+            entry, reasons = cost_of(looks, backend, model, known, speeds, limits)
         if isinstance(inputs, str):
             reasons.append(inputs)
         metrics: Any = _metrics_of(history) if name == "student" else None
@@ -151,7 +156,9 @@ def _evaluated(looks: Looks, model: Any, speed: float | None, seconds: float) ->
 def _tried(look: Callable[[], Any]) -> Any:
     """What a look gives, or in one sentence why it gives nothing."""
     try:
-        return look()
+        with warnings.catch_warnings():  # of the models' own code, which the training has shown already
+            warnings.simplefilter("ignore")
+            return look()
     except NoLook as error:
         return str(error)
     except KDHooksError as error:
