@@ -8,7 +8,7 @@ what two processes allocate and exchange.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -120,20 +120,15 @@ def estimate(
     Raises:
         UsageError: an option out of its range.
     """
-    known = {"precision": (precision, PRECISIONS), "optimizer": (optimizer, OPTIMIZERS)}
-    known |= {"strategy": (strategy, ("ddp", "fsdp")), "teaching": (teaching, ("replicated", "sharded", "stored"))}
-    known |= {"teacher_precision": (teacher_precision, ("fp32", "bf16"))}
-    for name, (value, choices) in known.items():
-        if value not in choices:
-            raise UsageError(
-                f"{name}: unknown value {value!r}. {did_you_mean(str(value), list(choices), what='Values')}"
-            )
     shards = ranks if shard_ranks is None else shard_ranks
-    counts = {"ranks": ranks, "shard_ranks": shards, "tokens": tokens, "accumulation": accumulation}
-    counts |= {} if top_k is None else {"top_k": top_k}
-    for name, number in counts.items():
-        if not isinstance(number, int) or number < 1:
-            raise UsageError(f"{name} is a whole number from 1 on, and not {number!r}")
+    _check_names(
+        precision=(precision, PRECISIONS),
+        optimizer=(optimizer, OPTIMIZERS),
+        strategy=(strategy, ("ddp", "fsdp")),
+        teaching=(teaching, ("replicated", "sharded", "stored")),
+        teacher_precision=(teacher_precision, ("fp32", "bf16")),
+    )
+    _check_counts(ranks=ranks, shard_ranks=shards, tokens=tokens, accumulation=accumulation, top_k=top_k or 1)
     if ranks % shards:
         raise UsageError(f"{ranks} ranks can't be groups of {shards} that share a model out")
     size = PRECISIONS[precision]
@@ -161,6 +156,19 @@ def estimate(
         read = tokens * accumulation * per_token
     flops = 2 * student.parameters * (4 if checkpointing else 3) + (0 if taught is None else 2 * taught.parameters)
     return Estimate(_there(memory), _there(traffic), read, flops * tokens * accumulation)
+
+
+def _check_names(**given: tuple[str, Iterable[str]]) -> None:
+    for name, (value, known) in given.items():
+        choices = list(known)
+        if value not in choices:
+            raise UsageError(f"{name}: unknown value {value!r}. {did_you_mean(str(value), choices, what='Values')}")
+
+
+def _check_counts(**given: int) -> None:
+    for name, number in given.items():
+        if not isinstance(number, int) or number < 1:
+            raise UsageError(f"{name} is a whole number from 1 on, and not {number!r}")
 
 
 def _there(sizes: Mapping[str, int]) -> dict[str, int]:
