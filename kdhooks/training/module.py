@@ -193,6 +193,7 @@ class TrainingModule(LightningModule):
             "format": FORMAT,
             "version": VERSION,
             "arguments": self._fixed,
+            "seed": self.arguments.seed,
             "distiller": state,
             "generators": [one["rng"] for one in ranks],
         }

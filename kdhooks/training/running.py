@@ -72,15 +72,16 @@ class TrainingRun:
         given = self.arguments
         resumed = str(given.resume_from_checkpoint or "")
         fixed = {name: getattr(given, name) for name in _FIXED}
-        if resumed:
-            read_checkpoint(Path(resumed), given.student_model, fixed, given.max_epoch)
-        if given.seed is not None:
-            seed_everything(given.seed, workers=True, verbose=False)
+        seed = given.seed
+        if resumed:  # the order of rows that several processes share is made of the seed
+            seed = read_checkpoint(Path(resumed), given.student_model, fixed, given.max_epoch)["kdhooks"]["seed"]
+        if seed is not None:
+            seed_everything(seed, workers=True, verbose=False)
         loggers = [file_logger(self.folder), *given.loggers]
         if self._comet is not None:
             loggers.append(comet_logger(self._comet, given.comet_exp_name))
         keeper = Keeper(self.folder, next(iter(given.loaders), None))
-        module = TrainingModule(given, self.distiller, self._calls, self._final_loss, fixed, keeper)
+        module = TrainingModule(replace(given, seed=seed), self.distiller, self._calls, self._final_loss, fixed, keeper)
         trainer = Trainer(
             **self._hardware.trainer_arguments(),
             max_epochs=given.max_epoch,
