@@ -30,7 +30,7 @@ class InCompany:
     name: str
 
     def company(self) -> Any:
-        """The ranks that run the teacher together, which know the ``worst`` of their numbers; None where there are none."""
+        """The ranks that run the teacher together, which know the ``worst`` of their numbers, or None."""
         return None
 
     def _served_together(self, value: Any, step: Step, rows: Rows | None) -> Served | None:
@@ -63,7 +63,7 @@ class InCompany:
     def _run_together(
         self, value: Any, step: Step, rows: Rows, batch: Any, found: Any, shown: Served | None
     ) -> tuple[Served | None, int]:
-        """The outputs after a forward of all ranks, and what this one needs then; one that had all runs the first row."""
+        """The outputs after a forward of all ranks, and what this one needs; one that had all rows runs the first."""
         this: Any = self
         missing = found.missing
         try:

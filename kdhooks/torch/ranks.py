@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.messages import logger
@@ -55,7 +56,7 @@ class Ranks:
             logger.info("%s: one process is running; torchrun starts several", asked)
             return cls()
         if owned:
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            _start("nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size(), owned=owned, strategy=strategy)
 
     def leave(self) -> None:
@@ -156,6 +157,19 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier(group=self._group)
+
+
+def _start(backend: str) -> None:
+    """A process group of the processes of a launcher, as often as it starts them again.
+
+    torchrun keeps its store from one start to the next: a rank that is quicker than another would read the address that
+    the other had before. So each start has keys of its own.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"kdhooks start {attempt}", store), rank=rank, world_size=size
+    )
 
 
 @contextmanager

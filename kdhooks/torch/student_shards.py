@@ -74,6 +74,6 @@ def refuse_optimizer() -> UsageError:
     """The error of an optimizer that was made of the whole student's parameters."""
     return UsageError(
         "distiller.optimizer holds the parameters of the whole student, and strategy: fsdp2 trains a copy that is "
-        "shared out. Name the optimizer in distillation.train.optimizer, or call fully_shard on the student yourself, before "
-        "you make the optimizer"
+        "shared out. Name the optimizer in distillation.train.optimizer, or call fully_shard on the student yourself, "
+        "before you make the optimizer"
     )

@@ -161,8 +161,8 @@ def test_halves_and_a_student_in_the_users_shards(ranks: list[Any]) -> None:
 
 def test_mistakes(ranks: list[Any]) -> None:
     expected = [
-        "UsageError: the ranks that train together have different settings: distillation.train.end_epoch is 2 on rank 0 "
-        "and 3 on rank 1. They would wait for each other for ever: give all the same",
+        "UsageError: the ranks that train together have different settings: distillation.train.end_epoch is 2 on rank "
+        "0 and 3 on rank 1. They would wait for each other for ever: give all the same",
         "UsageError: distiller.optimizer holds the parameters of the whole student, and strategy: fsdp2 trains a copy "
         "that is shared out. Name the optimizer in distillation.train.optimizer, or call fully_shard on the student "
         "yourself, before you make the optimizer",
