@@ -1,8 +1,8 @@
 """What distillation costs in Lightning: the callback against the same trainer with the loss written by hand.
 
-Both sides train a ResNet-20 on what a ResNet-56 says, batches of 32 made-up images. Timed are the steps of a fit but
-for its first ones, from the beginning of one to the beginning of another, so all that the trainer and the callbacks do in
-a step counts, and what a fit begins and ends with does not.
+Both sides train a ResNet-20 on what a ResNet-56 says, batches of 32 made-up images. Timed are the steps of a fit
+but for its first ones, from the beginning of one to the beginning of another: so all that the trainer and the
+callbacks do in a step counts, and what a fit begins and ends with does not.
 
 Run: python -m benchmarks.trainers_lightning [--steps 30] [--rounds 10] [--threads 2] [--json FILE]
 """

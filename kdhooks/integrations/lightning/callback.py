@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdhooks.criterion import teachers_by_name
 from kdhooks.distillation import Distillation
@@ -192,7 +193,14 @@ class DistillationEvents:
         saved, self._saved = self._saved, None
         if saved is not None:
             self.distiller.load_state_dict({**saved["distiller"], "rng": self.distiller.backend.rng_state()})
+        trained = _trained(student)
         self.distiller.on_train_begin(optimizer=_optimizer_of(trainer, student))
+        if _trained(student) < trained and _waits_for_all(trainer.strategy.model):
+            raise UsageError(
+                f"finetune.freeze takes parameters of the student {self._name!r} out of training, and "
+                "DistributedDataParallel waits for the gradients of all that it was made with: use "
+                "strategy='ddp_find_unused_parameters_true'"
+            )
         if saved is not None:
             states.check_fits(saved, self._names())
         guessed = self._student is None and len(trained_children(pl_module)) > 1 and student is not pl_module
@@ -255,6 +263,15 @@ def _check_arguments(distiller: Any, student: Any, arguments: Any, divided_by: A
 
 def _devices(model: nn.Module) -> set[torch.device]:
     return {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+
+
+def _trained(model: nn.Module) -> int:
+    return sum(parameter.requires_grad for parameter in model.parameters())
+
+
+def _waits_for_all(model: Any) -> bool:
+    """Whether replicas wait for a gradient of every parameter that was trained when they were made."""
+    return isinstance(model, DistributedDataParallel) and not (model.find_unused_parameters or model.static_graph)
 
 
 def _optimizer_of(trainer: Any, student: nn.Module) -> Any:

@@ -13,9 +13,11 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from kdhooks import Distillation
+from kdhooks.errors import UsageError
 from kdhooks.integrations.lightning import DistillationCallback
-from tests.torch.hidden_models import weights
+from tests.torch.hidden_models import Net, weights
 from tests.torch.integrations.lightning_parts import Hidden, Module, layers, loader, logits, trainer
+from tests.torch.small_models import kd_conf, made
 
 
 def start(rank: int, port: int, size: int = 2) -> None:
@@ -32,7 +34,7 @@ def fit(
     distiller: Distillation,
     folder: Path | None = None,
     *,
-    epochs: int = 3,
+    epochs: int = 2,
     ckpt: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -69,12 +71,19 @@ def data_parallel(folder: Path, rank: int, port: int) -> None:
         "clipped": fit(Hidden(), layers(), gradient_clip_val=0.05, accumulate_grad_batches=2),
     }
     found["resumed"] = fit(Hidden(), layers(), ckpt=folder / "matchers" / "epoch=0.ckpt")
-    found["dropped again"] = fit(Module(), logits(), ckpt=folder / "dropout" / "epoch=1.ckpt")
+    found["dropped again"] = fit(Module(), logits(), ckpt=folder / "dropout" / "epoch=0.ckpt")
     plain = Module()
-    run = trainer(strategy=DDPStrategy(process_group_backend="gloo"), devices=2, epochs=3)
+    run = trainer(strategy=DDPStrategy(process_group_backend="gloo"), devices=2, epochs=2)
     torch.manual_seed(rank + 5)
     run.fit(plain, loader(batch_size=4, shuffle=True))
     found["without"] = {"state": plain.state_dict()}
+    frozen = {"finetune": {"freeze": ["first"]}} | kd_conf()
+    for strategy in ("ddp", "ddp_find_unused_parameters_true"):
+        distiller = Distillation(frozen, teacher_model=made(2, lambda: Net(12)))
+        try:
+            found[strategy] = fit(Hidden(), distiller, strategy=strategy, epochs=1)
+        except UsageError as error:
+            found[strategy] = {"error": str(error)}
     torch.save(found, folder / f"rank{rank}.pt")
 
 

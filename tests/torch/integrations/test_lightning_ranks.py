@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.torch.integrations.lightning_parts import Hidden
 from tests.torch.integrations.lightning_ranks import data_parallel, sharded
 from tests.torch.training_runs import process
 
@@ -99,3 +100,14 @@ def test_sharded_students_resume_from_sharded_and_from_whole_checkpoints(shards:
         assert goes_on(rank["sharded"], rank["resumed"])
         assert goes_on(rank["grouped"], rank["regrouped"])
         assert goes_on(rank["whole"], rank["resumed whole"])
+
+
+def test_frozen_layers_need_replicas_that_expect_them(replicas: Any) -> None:
+    for rank in replicas:
+        assert rank["ddp"]["error"] == (
+            "finetune.freeze takes parameters of the student 'model' out of training, and DistributedDataParallel "
+            "waits for the gradients of all that it was made with: use strategy='ddp_find_unused_parameters_true'"
+        )
+        state = rank["ddp_find_unused_parameters_true"]["state"]
+        assert torch.equal(state["model.first.weight"], Hidden().state_dict()["model.first.weight"])
+        assert not torch.equal(state["model.head.weight"], Hidden().state_dict()["model.head.weight"])
