@@ -69,7 +69,8 @@ class DistillationCallback(TrainerCallback):
         >>> rows = [{"x": torch.randn(4), "labels": number % 3} for number in range(8)]
         >>> callback = DistillationCallback(Distillation(teacher_model=Model()))
         >>> arguments = TrainingArguments(tempfile.mkdtemp(), max_steps=2, use_cpu=True, report_to="none",
-        ...                               logging_steps=1, disable_tqdm=True, save_strategy="no")
+        ...                               logging_steps=1, disable_tqdm=True, save_strategy="no",
+        ...                               dataloader_pin_memory=False)
         >>> trainer = Trainer(Model(), arguments, train_dataset=rows, callbacks=[callback])
         >>> _ = trainer.train()  # doctest: +ELLIPSIS
         {...}

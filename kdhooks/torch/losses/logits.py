@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdhooks.torch.losses.positions import log_softmax, mean, prepare
+from kdhooks.torch.losses.positions import counted, log_softmax, mean, prepare
 from kdhooks.torch.losses.table import LOSSES
 
 
@@ -37,7 +37,7 @@ def kd(
     Sum over classes, mean over positions. Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a
     Neural Network", section 2.
     """
-    student, teacher, mask = prepare(student_logits, teacher_logits, mask, axis)
+    student, teacher, mask = counted(student_logits, teacher_logits, mask, axis)
     log_q, log_p = log_softmax(student, temperature, axis), log_softmax(teacher, temperature, axis)
     return mean(F.kl_div(log_q, log_p, reduction="none", log_target=True), mask, axis, temperature)
 
@@ -56,7 +56,7 @@ def reverse_kl(
 
     Sum over classes, mean over positions. Gu et al. 2024, "MiniLLM", equation 1.
     """
-    student, teacher, mask = prepare(student_logits, teacher_logits, mask, axis)
+    student, teacher, mask = counted(student_logits, teacher_logits, mask, axis)
     log_q, log_p = log_softmax(student, temperature, axis), log_softmax(teacher, temperature, axis)
     return mean(F.kl_div(log_p, log_q, reduction="none", log_target=True), mask, axis, temperature)
 

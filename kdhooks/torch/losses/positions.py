@@ -6,6 +6,8 @@ count is blanked before any arithmetic, since 0 * NaN is NaN in the backward of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,36 @@ def prepare(student: Tensor, teacher: Tensor, mask: Tensor | None, axis: int) ->
         return student, teacher, None
     mask = position_mask(student, mask, axis, "logits", "classes")
     return student.where(mask, 0.0), teacher.where(mask, 0.0), mask
+
+
+class _Counted(torch.autograd.Function):
+    """A tensor as it is, whose gradient is 0 at positions that don't count, whatever was computed there."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, mask: Tensor) -> Tensor:
+        """The very values."""
+        ctx.save_for_backward(mask)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient where it counts."""
+        (mask,) = ctx.saved_tensors
+        return gradient.where(mask, 0.0), None
+
+
+def counted(student: Tensor, teacher: Tensor, mask: Tensor | None, axis: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`prepare` for a loss in which positions don't meet: only the gradient is blanked, in one pass instead of three.
+
+    What is not finite at a position that doesn't count stays there until `mean` leaves it out.
+    """
+    check_shapes(student, teacher)
+    student, teacher = widened(student, teacher)
+    if mask is None:
+        return student, teacher, None
+    mask = position_mask(student, mask, axis, "logits", "classes")
+    blanked: Tensor = _Counted.apply(student, mask)  # type: ignore[no-untyped-call]
+    return blanked, teacher, mask
 
 
 def position_mask(tensor: Tensor, mask: Tensor, axis: int, what: str, along: str) -> Tensor:
@@ -93,4 +125,4 @@ def mean(per_class: Tensor, mask: Tensor | None, axis: int, temperature: float =
     scale = temperature * temperature
     if mask is None:
         return per_class.sum() * (scale * per_class.shape[axis] / max(1, per_class.numel()))
-    return per_class.where(mask, 0.0).sum() * scale / mask.sum().clamp(min=1)
+    return per_class.sum(axis, keepdim=True).where(mask, 0.0).sum() * scale / mask.sum().clamp(min=1)
