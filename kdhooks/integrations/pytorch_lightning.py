@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "pytorch_lightning":
         raise
-    raise MissingPackageError("pytorch_lightning", "kdhooks.integrations.pytorch_lightning", "lightning") from None
+    raise MissingPackageError("lightning", "kdhooks.integrations.pytorch_lightning", "lightning") from None
 
 __all__ = ["DistillationCallback"]
 
