@@ -128,7 +128,9 @@ def estimate(
         teaching=(teaching, ("replicated", "sharded", "stored")),
         teacher_precision=(teacher_precision, ("fp32", "bf16")),
     )
-    _check_counts(ranks=ranks, shard_ranks=shards, tokens=tokens, accumulation=accumulation, top_k=top_k or 1)
+    _check_counts(
+        ranks=ranks, shard_ranks=shards, tokens=tokens, accumulation=accumulation, top_k=1 if top_k is None else top_k
+    )
     if ranks % shards:
         raise UsageError(f"{ranks} ranks can't be groups of {shards} that share a model out")
     size = PRECISIONS[precision]

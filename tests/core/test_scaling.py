@@ -102,6 +102,7 @@ def test_errors_name_what_is_out_of_range() -> None:
         return str(caught.value)
 
     assert error(SMALL, ranks=0) == "ranks is a whole number from 1 on, and not 0"
+    assert error(SMALL, top_k=0) == "top_k is a whole number from 1 on, and not 0"
     assert error(SMALL, tokens=1.5) == "tokens is a whole number from 1 on, and not 1.5"
     assert error(SMALL, ranks=8, shard_ranks=3) == "8 ranks can't be groups of 3 that share a model out"
     assert error(SMALL, optimizer="adamW").startswith("optimizer: unknown value 'adamW'. Did you mean 'adamw'?")
