@@ -19,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-system test-ipex fashion-mnist postgresql lint types examples docs bench results soak check clean
+.PHONY: help demo test test-system test-ipex fashion-mnist postgresql chromium lint types examples docs bench results soak check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,12 @@ postgresql: ## install Debian's postgresql where it is missing
 	@dpkg -s postgresql >/dev/null 2>&1 || \
 	    { $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql; }
 
-test-system: $(READY) fashion-mnist postgresql ## the tests that need packages of Debian's (installed when they are missing)
+chromium: ## install Debian's chromium where it is missing
+	@dpkg -s chromium >/dev/null 2>&1 || \
+	    { $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+test-system: $(READY) fashion-mnist postgresql chromium ## the tests that need packages of Debian's (installed when they are missing)
 	$(PYTEST) -n $(JOBS) tests/system
 
 $(IPEX_READY): constraints-ipex.txt
@@ -65,8 +70,8 @@ types: $(READY) ## mypy, strict
 examples: $(READY) fashion-mnist ## every example with its small settings (--quick)
 	$(PYTEST) -n $(JOBS) --durations=0 tests/examples
 
-docs: $(READY) ## the code blocks of the documentation (a part of `make test`)
-	$(PYTEST) tests/docs
+docs: $(READY) ## the documentation as a site, in build/site, every link checked (its code blocks run in `make test`)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(PEERS_READY): benchmarks/requirements-peers.txt
 	@$(PYTHON) -m venv $(PEERS) && \
@@ -85,8 +90,8 @@ results: $(READY) fashion-mnist ## the tables of docs/results.md (long)
 soak: $(READY) ## the long runs that the other targets leave out
 	$(PYTEST) --timeout=0 -m soak tests
 
-check: ## the gate of continuous integration, in its order, with the time of each step (documentation is in `make test`)
-	@for step in lint types test test-system test-ipex examples; do \
+check: ## the gate of continuous integration, in its order, with the time of each step
+	@for step in lint types docs test test-system test-ipex examples; do \
 	    if [ $$step = test-ipex ] && ! grep -qs avx512 /proc/cpuinfo; then \
 	        echo "== make $$step: left out, since Intel Extension for PyTorch needs a processor with AVX-512"; continue; \
 	    fi; \

@@ -44,7 +44,7 @@ def ratios(kind: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     sides = found["sides"]
     made = []
     for of, to, at_most in AIMS[kind]:
-        if of in sides and to in sides:
+        if of in sides and to in sides and sides[of]["seconds"]:
             pairs = zip(sides[of]["seconds"], sides[to]["seconds"], strict=True)
             told = spread(one / other for one, other in pairs)
             made.append({"of": TITLES[of], "to": TITLES[to], "at_most": at_most, **told})
@@ -55,10 +55,11 @@ def table(found: Mapping[str, Any]) -> str:
     """Seconds and accuracy of each side."""
     lines = ["| side | seconds, each seed | median | accuracy, each seed | mean |", "| --- " * 5 + "|"]
     for name, side in found["sides"].items():
-        each = ", ".join(f"{value:.1f}" for value in side["seconds"])
+        each = ", ".join(f"{value:.1f}" for value in side["seconds"]) or "–"
+        middle = f"{statistics.median(side['seconds']):.1f}" if side["seconds"] else "–"
         right = ", ".join(f"{value:.2f}" for value in side["accuracy"]) or "–"
         mean = f"{statistics.fmean(side['accuracy']):.2f}" if side["accuracy"] else "–"
-        lines.append(f"| {TITLES[name]} | {each} | {statistics.median(side['seconds']):.1f} | {right} | {mean} |")
+        lines.append(f"| {TITLES[name]} | {each} | {middle} | {right} | {mean} |")
     return "\n".join(lines)
 
 
@@ -131,9 +132,18 @@ augments too, from images that are padded once and lie in memory.
 
 {table(images)}
 
-{ratios_table(ratios("images", images))}
+{_times(images)}
 
-{differences(images)}The ledger of our last run, whose store took {images.get("store_mb", 0.0):.1f} MB:
+{differences(images)}""".rstrip()
+
+
+def _times(images: Mapping[str, Any]) -> str:
+    """What the time of the runs says, where it was measured on a machine that did nothing else."""
+    if not any(side["seconds"] for side in images["sides"].values()):
+        return "Only accuracy was measured: the machine did other work at the same time, so times say nothing."
+    return f"""{ratios_table(ratios("images", images))}
+
+The ledger of our last run, whose store took {images.get("store_mb", 0.0):.1f} MB:
 
 ```text
 {images.get("ledger", "no run of ours was measured").strip()}

@@ -39,8 +39,10 @@ class Distillation(Judging):
         pretrained_model: a model, a state_dict or a file whose weights the student begins with; None takes the
             YAML's ``finetune.pretrained``.
         optimizer: what `fit()` uses and the history reads the learning rate from; None takes the YAML's.
-        train_dataloader, eval_dataloader: what `fit()` iterates over; None takes the YAML's.
-        target_dataloader, target_eval_dataloader: the target domain's, for `fit()` and for validators and AdaBN.
+        train_dataloader: what `fit()` trains on; None takes the YAML's.
+        eval_dataloader: what it evaluates on; None takes the YAML's.
+        target_dataloader: the target domain's batches, for `fit()`.
+        target_eval_dataloader: those for validators and AdaBN.
         train_func: called by `fit()` with the student instead of the built-in loop; it calls the hooks.
         eval_func: called with the student in evaluation mode; returns a number or a mapping of numbers.
 
