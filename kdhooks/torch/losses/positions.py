@@ -68,6 +68,8 @@ def counted(student: Tensor, teacher: Tensor, mask: Tensor | None, axis: int) ->
     student, teacher = widened(student, teacher)
     if mask is None:
         return student, teacher, None
+    if torch.compiler.is_compiling():  # which fuses these passes by itself
+        return prepare(student, teacher, mask, axis)
     mask = position_mask(student, mask, axis, "logits", "classes")
     blanked: Tensor = _Counted.apply(student, mask)  # type: ignore[no-untyped-call]
     return blanked, teacher, mask
