@@ -51,11 +51,12 @@ class InCompany:
             except KDHooksError as error:
                 need = self._said(error, rows)
         need = this.company().worst(need)
-        if need == _ROWS and rows is not None and batch is not None and found is not None:
+        if rows is not None and batch is not None and found is not None and need in (_NOTHING, _ROWS):
             step.ledger.count("hits", batch.rows - len(found.missing))
             step.ledger.count("misses", len(found.missing))
-            shown, need = self._run_together(value, step, rows, batch, found, shown)
-            need = this.company().worst(need)
+            if need == _ROWS:
+                shown, need = self._run_together(value, step, rows, batch, found, shown)
+                need = this.company().worst(need)
         if need == _STORE and not self._off:
             this._stop("another process that runs it can't use its store")
         return shown if need in (_NOTHING, _ROWS) else None

@@ -166,9 +166,10 @@ def _start(backend: str) -> None:
     the other had before. So each start has keys of its own.
     """
     store, rank, size = next(rendezvous("env://"))
+    stores: Any = dist  # torch says nothing about this class's type
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
-        backend, store=dist.PrefixStore(f"kdhooks start {attempt}", store), rank=rank, world_size=size
+        backend, store=stores.PrefixStore(f"kdhooks start {attempt}", store), rank=rank, world_size=size
     )
 
 

@@ -213,7 +213,8 @@ def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     conf = first_run(tmp_path)
     file = CheckpointFile(tmp_path / "checkpoint.pt")
     content = file.read()
-    file.write(content | {"ranks": content["ranks"] * 2})
+    middle = {"position": {"epoch": 0, "batch": 4, "step": 4}}
+    file.write(content | middle | {"ranks": content["ranks"] * 2})
     assert refused(distillation(conf, batches())) == (
         f"the checkpoint {file.path} was written by 2 processes, and this run has 1: the order of the data would be "
         "another one"
