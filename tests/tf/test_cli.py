@@ -71,8 +71,9 @@ PAIR = ("--student", "keras_pair:student", "--teacher", "keras_pair:teacher")
 def test_fit_writes_weights_that_the_next_command_reads(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert main(["fit", "kd.yaml", *PAIR, "--workspace", "run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-4:]] == ["best", "student", "curves", "checkpoint"]
-    assert lines[-3].split()[1] == str(Path("run/student.weights.h5"))
+    named = ["best", "student", "curves", "checkpoint", "events", "record", "page"]
+    assert [line.split()[0] for line in lines[-7:]] == named
+    assert lines[-6].split()[1] == str(Path("run/student.weights.h5"))
     again = ["fit", "kd.yaml", *PAIR, "--workspace", "other", "--student-weights", "run/student.weights.h5"]
     assert main([*again, "--out", "student.keras"]) == 0
     student = keras.models.load_model(folder / "student.keras")

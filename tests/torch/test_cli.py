@@ -189,13 +189,16 @@ def test_fit_trains_and_says_where_everything_is(folder: Path, capsys: pytest.Ca
     code, out, _ = output(capsys, "fit", "kd.yaml", *PAIR, "--out", "out/student.pt")
     assert code == 0
     lines = out.splitlines()
-    assert lines[-3:] == [
+    assert lines[-6:] == [
         "student     out/student.pt",
         "curves      .kdhooks/tiny/curves.png",
         "checkpoint  .kdhooks/tiny/checkpoint.pt",
+        "events      .kdhooks/tiny/tensorboard",
+        "record      .kdhooks/tiny/run.json",
+        "page        kdhooks report .kdhooks/tiny",
     ]
-    assert lines[-4].startswith("best        top1 0.")
-    assert all(Path(line.split()[1]).is_file() for line in lines[-3:])
+    assert lines[-7].startswith("best        top1 0.")
+    assert all(Path(line.split()[1]).exists() for line in lines[-6:-1])
     first = torch.load("out/student.pt", weights_only=True)
     assert list(first) == list(fresh().state_dict())
 
