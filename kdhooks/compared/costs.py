@@ -58,8 +58,10 @@ def cost_of(
 
 @contextmanager
 def _frozen() -> Iterator[None]:
-    """Within the block the garbage collector leaves alone what is there already: a measurement collects, and a program
-    with frameworks in it has millions of objects to look through."""
+    """Within the block the garbage collector leaves alone what is there already.
+
+    A measurement collects first, and a program with frameworks in it has millions of objects to look through.
+    """
     ours = not gc.get_freeze_count()
     if ours:
         gc.freeze()

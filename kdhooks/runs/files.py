@@ -25,7 +25,7 @@ def write_run(path: Path, content: Mapping[str, Any]) -> Path:
     Raises:
         DataError: it can't be written; the former record is still there.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.part")  # one name, so that what a killed run left is written over
     text = json.dumps(plain({"format": FORMAT, "version": VERSION, **content}), allow_nan=False, ensure_ascii=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

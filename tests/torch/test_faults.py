@@ -83,13 +83,15 @@ def test_twenty_kills_change_no_bit(kind: str, seed: int, uninterrupted: dict[st
     assert len(set(steps)) > 5
     assert any(position["batch"] > 0 for position in positions)
     assert same(final(tmp_path), uninterrupted[kind])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "curves.png", "final.pt"]
+    left = ["checkpoint.pt", "curves.png", "final.pt", "run.json", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
 @pytest.mark.parametrize("moment", ["saving", "replacing"])
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(moment: str, tmp_path: Path) -> None:
     assert exit_code(run_killed_while_writing, tmp_path, moment, 4) == -signal.SIGKILL
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".checkpoint.pt.tmp", "checkpoint.pt"]
+    left = [".checkpoint.pt.tmp", "checkpoint.pt", "run.json", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
     # steps 4, 6 and 10: the third, sixth and ninth step belong to optimizer steps that end there
     assert CheckpointFile(tmp_path / "checkpoint.pt").read()["position"] == {"epoch": 0, "batch": 10, "step": 10}
 
@@ -135,7 +137,7 @@ def test_an_infinite_teacher_is_named_before_any_checkpoint(tmp_path: Path) -> N
     assert str(caught.value) == (
         "the loss component 'KL' became NaN or infinite at step 0; no checkpoint was written before it"
     )
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "tensorboard"]
 
 
 def test_weights_that_became_nan_are_not_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -78,6 +78,7 @@ def test_a_fused_optimizer_with_a_past_walks_through_memory_as_the_weights_do(ki
 def test_evaluation_runs_the_student_as_the_loop_does(tmp_path: Path) -> None:
     distiller = run_of(tmp_path, precision="bf16", channels_last=True)
     distiller.conf["evaluation"] = {"accuracy": {"metric": {"topk": 1}}}
+    distiller.conf["tuning.report"] = False  # it would run the student as well
     distiller.eval_dataloader = images(1)
     seen: list[tuple[bool, torch.dtype, bool]] = []
 
