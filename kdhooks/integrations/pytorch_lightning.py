@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from kdhooks.errors import MissingPackageError
-from kdhooks.integrations.lightning.callback import DistillationEvents
+from kdhooks.integrations.lightning_callback.callback import DistillationEvents
 
 try:
     from pytorch_lightning.callbacks import Callback
 except ModuleNotFoundError as error:
-    if error.name != "pytorch_lightning":
+    if str(error.name).split(".")[0] != "pytorch_lightning":
         raise
     raise MissingPackageError("lightning", "kdhooks.integrations.pytorch_lightning", "lightning") from None
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,3 +243,15 @@ def test_arguments_of_the_callback_are_checked_when_it_is_made(args: Any, given:
     with pytest.raises(UsageError) as error:
         DistillationCallback(*args, **given)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("name", ["lightning", "pytorch_lightning"])
+def test_without_the_package_the_message_says_what_to_install(name: str) -> None:
+    code = (
+        f"import sys\nsys.modules[{name!r}] = None\nfrom kdhooks.errors import MissingPackageError\n"
+        f"try:\n    import kdhooks.integrations.{name}\nexcept MissingPackageError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    module = f"kdhooks.integrations.{name}"
+    assert told.stdout == f"{module} needs the package 'lightning': pip install 'kdhooks[lightning]'\n"

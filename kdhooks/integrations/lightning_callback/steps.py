@@ -16,9 +16,9 @@ from torch import Tensor
 
 from kdhooks.distillation import Distillation
 from kdhooks.errors import UsageError
-from kdhooks.integrations.lightning.batch_arguments import BatchArguments
-from kdhooks.integrations.lightning.capture import Capture
-from kdhooks.integrations.lightning.guests import WithoutGuests
+from kdhooks.integrations.lightning_callback.batch_arguments import BatchArguments
+from kdhooks.integrations.lightning_callback.capture import Capture
+from kdhooks.integrations.lightning_callback.guests import WithoutGuests
 
 _NOTHING: Any = object()
 

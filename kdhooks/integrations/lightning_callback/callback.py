@@ -17,13 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 from kdhooks.criterion import teachers_by_name
 from kdhooks.distillation import Distillation
 from kdhooks.errors import UsageError
-from kdhooks.integrations.lightning import state as states
-from kdhooks.integrations.lightning.batch_arguments import Arguments, BatchArguments
-from kdhooks.integrations.lightning.capture import Capture
-from kdhooks.integrations.lightning.components import Components
-from kdhooks.integrations.lightning.generators import Generators
-from kdhooks.integrations.lightning.steps import Steps
-from kdhooks.integrations.lightning.student import Named, find_student, name_of, trained_children
+from kdhooks.integrations.lightning_callback import state as states
+from kdhooks.integrations.lightning_callback.batch_arguments import Arguments, BatchArguments
+from kdhooks.integrations.lightning_callback.capture import Capture
+from kdhooks.integrations.lightning_callback.components import Components
+from kdhooks.integrations.lightning_callback.generators import Generators
+from kdhooks.integrations.lightning_callback.steps import Steps
+from kdhooks.integrations.lightning_callback.student import Named, find_student, name_of, trained_children
 from kdhooks.messages import logger
 
 

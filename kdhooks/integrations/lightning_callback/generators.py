@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdhooks.distillation import Distillation
-from kdhooks.integrations.lightning import state as states
+from kdhooks.integrations.lightning_callback import state as states
 from kdhooks.torch.ranks import Ranks
 
 
