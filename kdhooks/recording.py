@@ -30,12 +30,14 @@ class KeptRun:
     """What another loop of ours says of its run, whose record is kept whatever ``tuning.workspace`` says.
 
     Attributes:
+        name: of the run.
         folder: of the run.
         settings: all that was asked for; written as YAML in place of the configuration.
         seed: of the run, or None.
         former: the folder of the run that is gone on with, or None.
     """
 
+    name: str
     folder: Path
     settings: Mapping[str, Any]
     seed: int | None
@@ -43,11 +45,15 @@ class KeptRun:
 
 
 class Recording(Judging):
-    """The part of `kdhooks.Distillation` that tells of a run; see there."""
+    """The part of `kdhooks.Distillation` that tells of a run; see there.
 
+    Attributes:
+        kept: what another loop of ours says of its run; None for `fit()` and for a loop of the user's.
+    """
+
+    kept: KeptRun | None = None
     _recorder = Recorder()
     _trains = False  # whether the record that is kept is one of fit(), or of another loop of ours
-    _kept: KeptRun | None = None  # what a loop of ours says of its run
 
     @property
     def loggers(self) -> MutableSequence[RunLogger]:
@@ -112,11 +118,11 @@ class Recording(Judging):
         """
         if not (self.writes_files and is_rank_zero()):
             return Recorder()
-        conf, kept = self.conf, self._kept
+        conf, kept = self.conf, self.kept
         name, folder, seed = conf.settings.model.name, conf.workspace, conf.settings.tuning.random_seed
         configuration, values = conf.to_yaml(), _flat(conf.to_dict())
         if kept is not None:
-            name, folder, seed = kept.folder.name, kept.folder, kept.seed
+            name, folder, seed = kept.name, kept.folder, kept.seed
             configuration, values = dumped(kept.settings), _flat(kept.settings)
         loggers = guarded(self.loggers, configured_loggers(conf, by_default=self._fitting))
         facts = RunFacts(name, folder, configuration, values)
@@ -135,7 +141,7 @@ class Recording(Judging):
 
     def _continue_record(self, recorder: Recorder, step: int) -> None:
         """The run goes on from a saved state whose next step this is."""
-        recorder.continues(step, None if self._kept is None else self._kept.former)
+        recorder.continues(step, None if self.kept is None else self.kept.former)
 
     def _looks(self) -> Any:
         """What compares the models; see `kdhooks.compared.Looks`."""

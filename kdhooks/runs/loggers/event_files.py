@@ -1,8 +1,8 @@
 """Event files for TensorBoard, by TensorBoard's own writer of records and its own messages.
 
-Its `EventFileWriter`, and torch's `SummaryWriter` on it, would import all of TensorFlow where that is installed, only to
-open a file, and write in a thread of their own: a full disk is then a traceback on the screen, and from Python 3.12 on a
-loader that forks its workers is warned of the thread. So the file is opened here.
+Its `EventFileWriter`, and torch's `SummaryWriter` on it, would import all of TensorFlow where that is installed, only
+to open a file. They also write in a thread of their own: a full disk is then a traceback on the screen, and from
+Python 3.12 on a loader that forks its workers is warned of the thread. So the file is opened here.
 """
 
 from __future__ import annotations
