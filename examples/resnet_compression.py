@@ -151,6 +151,7 @@ def main() -> None:
         rows.append((name, training.start_kd_training(), training.best_score or 0.0))
     for name, model, accuracy in rows:
         print(f"{name:<16}{sum(one.numel() for one in model.parameters()):>12,}{100 * accuracy:>9.1f}%")
+    print(f"a page of the last run: kdhooks report {training.folder}")
 
 
 if __name__ == "__main__":

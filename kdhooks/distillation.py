@@ -108,7 +108,7 @@ class Distillation(Recording):
             if self._pending_state is not None:
                 state, self._pending_state = self._pending_state, None
                 self._run.load_state_dict(state)
-                recorder.continues(self._run.clock.step)
+                self._continue_record(recorder, self._run.clock.step)
             self._recorder = recorder
             self._user_hooks.emit("on_train_begin", self)
             self._ledger.began(backend.stopwatch(self._student))

@@ -7,12 +7,13 @@ and a failure becomes a sentence in the record.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableSequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdhooks.compared import look_after, look_before
 from kdhooks.config.source import join
-from kdhooks.config.written import without_passwords
+from kdhooks.config.written import dumped, without_passwords
 from kdhooks.judging import Judging
 from kdhooks.ledger import StepLedger
 from kdhooks.messages import is_rank_zero
@@ -24,11 +25,35 @@ _NO_DATA = "there are no evaluation data"
 _NOT_PROFILED = "no step was profiled: kdhooks fit --profile, or distiller.profile(), times them"
 
 
-class Recording(Judging):
-    """The part of `kdhooks.Distillation` that tells of a run; see there."""
+@dataclass(frozen=True)
+class KeptRun:
+    """What another loop of ours says of its run, whose record is kept whatever ``tuning.workspace`` says.
 
+    Attributes:
+        name: of the run.
+        folder: of the run.
+        settings: all that was asked for; written as YAML in place of the configuration.
+        seed: of the run, or None.
+        former: the folder of the run that is gone on with, or None.
+    """
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    seed: int | None
+    former: Path | None = None
+
+
+class Recording(Judging):
+    """The part of `kdhooks.Distillation` that tells of a run; see there.
+
+    Attributes:
+        kept: what another loop of ours says of its run; None for `fit()` and for a loop of the user's.
+    """
+
+    kept: KeptRun | None = None
     _recorder = Recorder()
-    _trains = False  # whether the record that is kept is one of fit()
+    _trains = False  # whether the record that is kept is one of fit(), or of another loop of ours
 
     @property
     def loggers(self) -> MutableSequence[RunLogger]:
@@ -46,7 +71,7 @@ class Recording(Judging):
         losses = super().losses
         run = self._run
         if losses and run is not None and run.attached and not self._fits_by_itself:
-            self._recorder.reading(run.clock.step - 1, losses, self.backend.learning_rate(self.optimizer))
+            self._recorder.reading(run.clock.step - 1, losses, self._learning_rate())
         return losses
 
     @property
@@ -93,22 +118,34 @@ class Recording(Judging):
         """
         if not (self.writes_files and is_rank_zero()):
             return Recorder()
-        conf, name = self.conf, self.conf.settings.model.name
-        configuration = conf.to_yaml()
+        conf, kept = self.conf, self.kept
+        name, folder, seed = conf.settings.model.name, conf.workspace, conf.settings.tuning.random_seed
+        configuration, values = conf.to_yaml(), _flat(conf.to_dict())
+        if kept is not None:
+            name, folder, seed = kept.name, kept.folder, kept.seed
+            configuration, values = dumped(kept.settings), _flat(kept.settings)
         loggers = guarded(self.loggers, configured_loggers(conf, by_default=self._fitting))
-        facts = RunFacts(name, conf.workspace, configuration, _flat(conf.to_dict()))
+        facts = RunFacts(name, folder, configuration, values)
         record = None
-        self._trains = self._fitting
-        if self._fitting or conf.settings.tuning.workspace is not None:
+        self._trains = self._fitting or kept is not None
+        if self._trains or conf.settings.tuning.workspace is not None:
             record = RunRecord(
-                conf.workspace,
+                folder,
                 name=name,
                 framework=self.backend.name,
                 device=self.backend.device_of(self._student),
                 configuration=configuration,
-                seed=conf.settings.tuning.random_seed,
+                seed=seed,
             )
         return Recorder(record, loggers, facts, lambda: self.history)
+
+    def _continue_record(self, recorder: Recorder, step: int) -> None:
+        """The run goes on from a saved state whose next step this is."""
+        recorder.continues(step, None if self.kept is None else self.kept.former)
+
+    def _looks(self) -> Any:
+        """What compares the models; see `kdhooks.compared.Looks`."""
+        return self.backend.looks(self)
 
     def _record_epoch(self, record: Mapping[str, Any]) -> None:
         run = self._running("on_epoch_end")
@@ -123,7 +160,7 @@ class Recording(Judging):
     def _look_before(self, recorder: Recorder) -> None:
         """Compare the models before the first step, while nothing of ours is on them."""
         if recorder.record is not None and self._compares:
-            look_before(lambda: self.backend.looks(self), recorder.record)
+            look_before(self._looks, recorder.record)
 
     def _finish_record(self) -> None:
         """The run went well: compare, and write all of it."""
@@ -133,7 +170,7 @@ class Recording(Judging):
             if self._compares:
                 seconds = sum(one.get("seconds", 0.0) for one in self.history)
                 with self._ledger.part("outside"):
-                    look_after(lambda: self.backend.looks(self), self.backend, record, self.history, seconds)
+                    look_after(self._looks, self.backend, record, self.history, seconds)
             else:
                 reason = _NO_DATA if self.conf.settings.tuning.report else _NOT_ASKED
                 for section in ("models", "similarity", "confusion", "disagreements"):

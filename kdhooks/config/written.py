@@ -25,8 +25,12 @@ def written(source: Source) -> str:
     <BLANKLINE>
     """
     unchanged = source.lines and not source.assigned
-    text = "\n".join(source.lines) if unchanged else _dumped(source.data)
-    return without_passwords(text)
+    return without_passwords("\n".join(source.lines)) if unchanged else dumped(source.data)
+
+
+def dumped(data: Any) -> str:
+    """Plain data as YAML, without passwords; of whatever else is in them the name or the representation."""
+    return without_passwords(_dumped(data))
 
 
 def without_passwords(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,10 @@ class Arguments:
         if problems:
             raise UsageError("\n".join(problems))
 
+    def described(self) -> dict[str, Any]:
+        """All of them as plain data, for the record of a run: of an object the name of its class."""
+        return {one.name: _described(getattr(self, one.name)) for one in fields(self)}
+
     @property
     def loaders(self) -> dict[str, Any]:
         """The validation loaders by name, in their order."""
@@ -79,6 +83,20 @@ class Arguments:
         """The order of the gradient's norm that is logged, or None."""
         order = float(self.track_grad_norm)
         return None if order == -1 else order
+
+
+def _described(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (Integral, Real)):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _described(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(one) for one in value]
+    return getattr(value, "__qualname__", None) or type(value).__name__
 
 
 def _problems(given: Arguments) -> Iterator[str]:

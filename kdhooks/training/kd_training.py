@@ -149,7 +149,7 @@ class KnowledgeDistillationTraining:
         self._run: Any = None
 
     def start_kd_training(self) -> nn.Module:
-        """Train, validate after each epoch, and write checkpoints.
+        """Train, validate after each epoch, and write checkpoints and the record of the run.
 
         A second call is a new run in a folder of its own: all epochs again, from the weights that the student has by
         then.
@@ -167,10 +167,7 @@ class KnowledgeDistillationTraining:
         student: nn.Module = given.student_model
         with as_before(), as_found(student, *teachers_by_name(given.teacher_model).values()):
             self._run = TrainingRun(given, self._conf, self._hardware, self._comet)
-            try:
-                self._run.train()
-            finally:
-                self._run.distiller.on_train_end()
+            self._run.train()
         return student
 
     def get_student_model(self) -> nn.Module:
@@ -186,7 +183,7 @@ class KnowledgeDistillationTraining:
 
     @property
     def folder(self) -> Path | None:
-        """The last run's folder with its event files and checkpoints, or None before the first."""
+        """The last run's folder with its record, event files and checkpoints, or None before the first."""
         found: Path | None = None if self._run is None else self._run.folder
         return found
 

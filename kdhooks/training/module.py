@@ -171,6 +171,10 @@ class TrainingModule(LightningModule):
         record = self.distiller.history[-1]
         log_numbers(self.loggers, {**record["metrics"], "epoch": record["epoch"]}, max(0, self.global_step - 1))
 
+    def on_fit_end(self) -> None:
+        """Detach the hooks, put the best weights back and compare, while the models are on their devices."""
+        self.distiller.on_train_end()
+
     def raise_failure(self, saved: Path) -> None:
         """Raise what the validation failed with, now that the epoch is saved."""
         validation = self.distiller.validation

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lightning.pytorch import Trainer, seed_everything
@@ -17,6 +19,7 @@ from torch import nn
 from kdhooks.config import DistillationConf
 from kdhooks.criterion import teachers_by_name
 from kdhooks.messages import logger
+from kdhooks.recording import KeptRun
 from kdhooks.training.arguments import Arguments
 from kdhooks.training.batches import Calls, Forward
 from kdhooks.training.checkpoints import Keeper, read_checkpoint
@@ -60,6 +63,9 @@ class TrainingRun:
         self._calls = Calls(learns, teaches, arguments.temperature, arguments.input_columns)
         self.distiller = ValidatedDistillation(conf, student_model=student, teacher_model=arguments.teacher_model)
         self.distiller.train_dataloader = None
+        both = learns.softens and teaches.softens
+        alike = (replace(learns, softens=both), replace(teaches, softens=both))
+        self.distiller.calls = Calls(alike[0], alike[1], 1, arguments.input_columns)
         more = self.distiller.backend.criteria(conf) if conf.has("distillation.train.criterion") else ()
         self.distiller.criterion = [self._final_loss, *more]
         if arguments.loaders:
@@ -97,15 +103,19 @@ class TrainingRun:
             log_every_n_steps=given.log_every_n_steps,
         )
         log_parameters(loggers, given.logging_param)
-        trainer.fit(module, **(_from(resumed) if resumed else {}))
+        self.distiller.kept = self._kept(seed, Path(resumed).parent if resumed else None)
+        with ExitStack() as stack:
+            stack.push(self.distiller)  # the hooks come off, and the record says how the run ended
+            trainer.fit(module, **(_from(resumed) if resumed else {}))
         self.folder = keeper.folder
-        self._finish(keeper)
-
-    def _finish(self, keeper: Keeper) -> None:
-        self.distiller.on_train_end()
-        self.distiller.restore_best()
         if keeper.last.exists():
-            logger.info("checkpoints and logs: %s", self.folder)
+            logger.info("checkpoints and logs: %s; for a page: kdhooks report %s", self.folder, quote(str(self.folder)))
+
+    def _kept(self, seed: int | None, former: Path | None) -> KeptRun:
+        """What the record says of the run; rank 0 writes it, into its own folder."""
+        name = self.arguments.comet_exp_name or self.distiller.conf.settings.model.name
+        settings = self.arguments.described() | {"seed": seed, "distillation": self.distiller.conf.to_dict()}
+        return KeptRun(name, self.folder, settings, seed, former)
 
 
 def _from(checkpoint: str) -> dict[str, Any]:

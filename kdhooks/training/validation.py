@@ -15,6 +15,8 @@ from kdhooks.distillation import Distillation
 from kdhooks.errors import UsageError
 from kdhooks.run import Evaluate
 from kdhooks.torch.outputs import describe
+from kdhooks.training.batches import Calls
+from kdhooks.training.looking import TrainingLooks
 
 RESULT = "inference_result"
 
@@ -100,8 +102,10 @@ class ValidatedDistillation(Distillation):
     Attributes:
         validation: as said.
         rate: the learning rate of the last step; at an epoch's end the schedule has gone on already.
+        calls: how batches reach the models, at temperature 1; for the comparison in the record.
     """
 
+    calls: Calls
     validation: Validation | None = None
     rate: float | None = None
 
@@ -110,6 +114,15 @@ class ValidatedDistillation(Distillation):
 
     def _learning_rate(self) -> float | None:
         return self.rate
+
+    def _looks(self) -> TrainingLooks:
+        loaders = {} if self.validation is None else self.validation.loaders
+        return TrainingLooks(self, next(iter(loaders.values()), None), self.calls)
+
+    def _finish_record(self) -> None:
+        if not self._failed:
+            self.restore_best()  # the comparison is of the student that the user gets
+        super()._finish_record()
 
     def restore_best(self) -> None:
         """Put the best weights into the student, where something was evaluated."""

@@ -1,9 +1,9 @@
-"""Loggers that fail, are wrong, or are configured wrongly; event files to the byte."""
+"""Loggers that fail, are wrong, or are configured wrongly; event files as TensorBoard reads them."""
 
 from __future__ import annotations
 
 import logging
-import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kdhooks.errors import ConfigError, MissingPackageError, UsageError
 from kdhooks.runs import LoggerError, Recorder, RunFacts, RunLogger
 from kdhooks.runs.loggers import Guarded, configured_loggers, guarded
 from kdhooks.runs.loggers.configured import wants_event_files
-from kdhooks.runs.loggers.event_files import EventFiles, crc32c
+from kdhooks.runs.loggers.event_files import EventFiles
 
 
 class Told(RunLogger):
@@ -166,25 +166,46 @@ def test_event_files_are_written_where_they_can_be_shown(
     assert str(caught.value) == "tuning.tensorboard needs the package 'tensorboard': pip install 'kdhooks[report]'"
 
 
-def test_an_event_file_is_made_of_records_with_checksums(tmp_path: Path) -> None:
+def test_an_event_file_holds_what_tensorboard_reads(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
     files = EventFiles(tmp_path)
     files.begin(RunFacts("tiny", tmp_path, configuration="a: 1", step=300))
     files.scalars({"loss/CE": 0.5}, 349)
-    files.end("finished")
-    files.end("finished")
+    files.metrics({"evaluation/top1": 0.25}, epoch=1, step=350)
     (path,) = tmp_path.iterdir()
-    data, records = path.read_bytes(), []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        body = data[12 : 12 + length]
-        for part, crc in ((data[:8], data[8:12]), (body, data[12 + length : 16 + length])):
-            plain = crc32c(part)
-            rotated = (plain >> 15 | plain << 17) & 0xFFFFFFFF
-            assert struct.unpack("<I", crc)[0] == (rotated + 0xA282EAD8) % 2**32
-        records.append(body)
-        data = data[16 + length :]
-    assert len(records) == 4 and b"brain.Event:2" in records[0]
-    assert records[1][9:] == bytes.fromhex("10ac02" + "3a02" + "0801")  # step 300, a session that starts
-    assert b"configuration" in records[2] and b"```yaml\na: 1\n```" in records[2]
-    scalar = b"\x0a\x07loss/CE\x15" + struct.pack("<f", 0.5)
-    assert records[3][9:] == bytes.fromhex("10dd02") + b"\x2a\x10\x0a\x0e" + scalar
+    before_the_end = path.read_bytes()
+    files.end("finished")
+    files.end("finished")
+    assert path.read_bytes() == before_the_end
+    first, start, text, *scalars = LegacyEventFileLoader(str(path)).Load()  # checks the records' checksums
+    assert first.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (300, start.session_log.START)
+    (value,) = text.summary.value
+    assert (value.tag, value.metadata.plugin_data.plugin_name) == ("configuration", "text")
+    assert list(value.tensor.string_val) == [b"```yaml\na: 1\n```"]
+    found = [(one.step, value.tag, value.simple_value) for one in scalars for value in one.summary.value]
+    assert found == [(349, "loss/CE", 0.5), (350, "evaluation/top1", 0.25)]
+
+
+_ALONE = """
+import sys, threading, time
+from pathlib import Path
+import numpy
+from kdhooks.runs import RunFacts
+from kdhooks.runs.loggers.event_files import EventFiles
+began = time.perf_counter()
+files = EventFiles(Path(sys.argv[1]))
+files.begin(RunFacts("tiny", Path(sys.argv[1]), configuration="a: 1"))
+files.scalars({"loss": 1.0}, 0)
+loaded = [name for name in ("tensorflow", "torch") if name in sys.modules]
+print(loaded, threading.active_count(), time.perf_counter() - began)
+"""
+
+
+def test_event_files_import_no_framework_and_start_no_thread(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _ALONE, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded, threads, seconds = told.stdout.rsplit(" ", 2)
+    assert (loaded, threads, told.stderr) == ("[]", "1", "")
+    assert float(seconds) < 5  # TensorFlow takes longer; on a quiet machine it is a fraction of a second

@@ -63,7 +63,7 @@ def wants_event_files(asked: bool | str, *, by_default: bool) -> bool:
 
 
 def _installed(package: str) -> bool:
-    """Whether a package is there, without importing it: TensorBoard's own modules load TensorFlow."""
+    """Whether a package is there, without importing it."""
     try:
         return find_spec(package) is not None
     except ValueError:  # a module without a spec, or None in sys.modules

@@ -1,8 +1,8 @@
-"""Event files for TensorBoard, written by hand.
+"""Event files for TensorBoard, by TensorBoard's own writer of records and its own messages.
 
-The writers that torch and TensorBoard bring import TensorFlow wherever it is installed, which takes seconds and a
-gigabyte, for a format of a few lines: a file of TFRecords (a length, a masked CRC-32C of it, the data, and theirs),
-each of which is an `Event` message of protocol buffers.
+Its `EventFileWriter`, and torch's `SummaryWriter` on it, would import all of TensorFlow where that is installed, only
+to open a file. They also write in a thread of their own: a full disk is then a traceback on the screen, and from
+Python 3.12 on a loader that forks its workers is warned of the thread. So the file is opened here.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import struct
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from kdhooks.runs.loggers.base import RunFacts, RunLogger
+from kdhooks.runs.loggers.packages import quiet
 
 _NUMBERS = itertools.count()
-_VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
+_FILE_VERSION = "brain.Event:2"
+"""What the first event of every file says."""
 
 
 class EventFiles(RunLogger):
@@ -34,22 +36,28 @@ class EventFiles(RunLogger):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: Any = None
+        self._writer: Any = None
+        self._proto: Any = None
 
     def begin(self, run: RunFacts) -> None:
         """Open a new file; what an interrupted run wrote at this step and beyond it is hidden."""
+        self._proto = _tensorboards("compat.proto.event_pb2")
+        records = _tensorboards("summary.writer.record_writer")
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self._file = open(self._folder / name, "wb")  # noqa: SIM115  # it is open as long as the run
-        self._put(_field(3, _BYTES, b"brain.Event:2"))
+        self._writer = records.RecordWriter(self._file)
+        self._put(file_version=_FILE_VERSION)
         if run.step:
-            self._put(_step(run.step), _field(7, _BYTES, _field(1, _VARINT, 1)))  # a SessionLog that says START
+            start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+            self._put(step=run.step, session_log=start)
         if run.configuration:
-            self._put(_step(run.step), _summary(_text("configuration", f"```yaml\n{run.configuration}\n```")))
+            self._put(step=run.step, summary=_text("configuration", f"```yaml\n{run.configuration}\n```"))
         self._file.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One event a step."""
-        self._put(_step(step), _summary(*(_scalar(name, value) for name, value in values.items())))
+        self._put(step=step, summary=_scalars(values))
         self._file.flush()  # a killed run shows what it had
 
     def metrics(self, values: Mapping[str, float], *, epoch: int, step: int) -> None:
@@ -62,77 +70,29 @@ class EventFiles(RunLogger):
             self._file.close()
             self._file = None
 
-    def _put(self, *fields: bytes) -> None:
-        data = b"".join((_field(1, _DOUBLE, time.time()), *fields))
-        length = struct.pack("<Q", len(data))
-        self._file.write(length + _masked(length) + data + _masked(data))
+    def _put(self, **fields: Any) -> None:
+        self._writer.write(self._proto.Event(wall_time=time.time(), **fields).SerializeToString())
 
 
-def _step(step: int) -> bytes:
-    return _field(2, _VARINT, step)
+def _tensorboards(module: str) -> Any:
+    """A module of TensorBoard, which is imported once event files are written; these leave TensorFlow alone."""
+    with quiet():
+        return import_module(f"tensorboard.{module}")
 
 
-def _summary(*values: bytes) -> bytes:
-    return _field(5, _BYTES, b"".join(_field(1, _BYTES, value) for value in values))
+def _scalars(values: Mapping[str, float]) -> Any:
+    summary = _tensorboards("compat.proto.summary_pb2").Summary
+    return summary(value=[summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
 
-def _scalar(name: str, value: float) -> bytes:
-    return _field(1, _BYTES, name.encode()) + _field(2, _FLOAT, value)
-
-
-def _text(name: str, text: str) -> bytes:
+def _text(name: str, text: str) -> Any:
     """A value of the plug-in for text: a tensor of one string."""
-    tensor = _field(1, _VARINT, 7) + _field(2, _BYTES, b"") + _field(8, _BYTES, text.encode())
-    plugin = _field(1, _BYTES, _field(1, _BYTES, b"text"))
-    return _field(1, _BYTES, name.encode()) + _field(9, _BYTES, plugin) + _field(8, _BYTES, tensor)
-
-
-def _field(number: int, kind: int, value: Any) -> bytes:
-    """A field of a protocol buffer."""
-    key = _varint(number << 3 | kind)
-    if kind == _VARINT:
-        return key + _varint(value)
-    if kind == _BYTES:
-        return key + _varint(len(value)) + bytes(value)
-    return key + struct.pack("<d" if kind == _DOUBLE else "<f", value)
-
-
-def _varint(value: int) -> bytes:
-    """A whole number of at least 0 in groups of seven bits.
-
-    >>> _varint(300).hex()
-    'ac02'
-    """
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
-def _masked(data: bytes) -> bytes:
-    """The checksum of a TFRecord: CRC-32C, rotated and moved, so that a checksum of checksums stays one."""
-    crc = crc32c(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def crc32c(data: bytes) -> int:
-    """The checksum of Castagnoli, of RFC 3720.
-
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
-    """
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _entry(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-    return byte
-
-
-_TABLE = tuple(map(_entry, range(256)))
+    messages = _tensorboards("compat.proto.summary_pb2")
+    tensor = _tensorboards("compat.proto.tensor_pb2").TensorProto(
+        dtype=_tensorboards("compat.proto.types_pb2").DT_STRING,
+        tensor_shape=_tensorboards("compat.proto.tensor_shape_pb2").TensorShapeProto(),
+        string_val=[text.encode()],
+    )
+    plugin = messages.SummaryMetadata.PluginData(plugin_name="text")
+    value = messages.Summary.Value(tag=name, metadata=messages.SummaryMetadata(plugin_data=plugin), tensor=tensor)
+    return messages.Summary(value=[value])
