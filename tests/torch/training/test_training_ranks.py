@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdhooks.runs import read_run
 from tests.torch.training.setups import trained
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -74,6 +75,14 @@ def test_several_processes_go_on_bit_for_bit(processes: tuple[Path, list[dict[st
     for one in found:
         assert one["whole"]["weights"] == one["rest"]["weights"]
         assert one["whole"]["metrics"] == one["rest"]["metrics"]
+
+
+def test_rank_0_leaves_the_record(processes: tuple[Path, list[dict[str, Any]]]) -> None:
+    whole, rest = (read_run(processes[1][0][name]["folder"]) for name in ("whole", "rest"))
+    for record in (whole, rest):
+        assert record["status"] == "finished" and len(record["history"]) == 3
+        assert record["confusion"]["rows"] == 32
+    assert whole["steps"] == rest["steps"] and whole["confusion"] == rest["confusion"]
 
 
 def test_num_nodes_train_as_one(tmp_path: Path) -> None:
