@@ -14,17 +14,17 @@ from kdhooks.errors import MissingPackageError
 
 
 def imported(module: str, package: str, purpose: str, **environment: str) -> Any:
-    """A module; where it is not loaded yet, it is imported with these variables, unless the user has set them.
+    """A module, imported with these variables where it is not loaded yet; what the user has set stays.
 
-    The variables stay set afterwards only where the package reads them later.
+    The variables are set for a loaded one too, since a package may read them later.
 
     Raises:
         MissingPackageError: the package is not installed.
     """
-    if module in sys.modules and sys.modules[module] is not None:
-        return sys.modules[module]
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    if module in sys.modules and sys.modules[module] is not None:
+        return sys.modules[module]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the package's own imports; nothing a user of ours could change
