@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from kdhooks.compared import NoLook, SeenRows
+from kdhooks.compared.similar_layers import part_of, rows_of
 from kdhooks.criterion import teachers_by_name
 from kdhooks.loop.batches import Batch
 from kdhooks_tf.evaluation import Evaluation, evaluator
 from kdhooks_tf.observation.batches import untouched
 from kdhooks_tf.outputs import tensor_of
 from kdhooks_tf.replicas import is_distributed
-from kdhooks_tf.similar_layers import bounded_similarity, part_of
-from kdhooks_tf.similarity import rows_of
+from kdhooks_tf.similar_layers import bounded_similarity
 from kdhooks_tf.teacher import is_built, layers_of, losses_kept
 
 _NO_DATA = "there are no evaluation data: set eval_dataloader, or name a dataset in evaluation.accuracy.dataloader"

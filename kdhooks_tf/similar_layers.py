@@ -1,31 +1,18 @@
-"""The similarity of some layers of two models within bounds, for the page of a run; `similarity` has the formulas.
-
-Rule: features are held for as few rows at a time as `CHUNK_BYTES` allow, and only of the layers that are compared.
-"""
+"""The similarity of some layers of two models within bounds, in TensorFlow; see `kdhooks.compared.similar_layers`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdhooks.compared import NoLook, evenly
-from kdhooks.nests import is_array, map_leaves
+from kdhooks.compared import similar_layers
 from kdhooks_tf.layer_names import named_layers
 from kdhooks_tf.outputs import as_call
-from kdhooks_tf.similarity import FEWEST_ROWS, MinibatchCKA, centered_gram, features, rows_of
+from kdhooks_tf.similarity import MinibatchCKA, centered_gram, features
 from kdhooks_tf.teacher_taps import TeacherTaps
-
-CHUNK_BYTES = 256 << 20
-"""What the features of a chunk of rows may take, of both sides together."""
-
-MOST_ROWS = 64
-"""Rows of a chunk: a matrix [N, N] of a layer costs N times its features."""
-
-_SAMPLED = 64
 
 
 def bounded_similarity(
@@ -38,140 +25,37 @@ def bounded_similarity(
     names: tuple[Sequence[str], Sequence[str]] | None,
     over: Callable[[], bool],
 ) -> tuple[list[str], list[str], list[list[float]]]:
-    """The linear CKA of layers of both models; see `kdhooks.compared.Looks.similarity`.
+    """The linear CKA of layers of both models, which are built."""
 
-    Raises:
-        NoLook: there are fewer rows than an estimate needs, or no layers to compare.
-    """
-    cka, seen = MinibatchCKA(), 0
-    with ExitStack() as stack:
-        sides: list[_Side] = []
-        chunk = FEWEST_ROWS
-        for given in inputs:
-            if not sides and rows_of(given) >= FEWEST_ROWS:
-                first = part_of(given, 0, FEWEST_ROWS)
-                chosen = (None, None) if names is None else names
-                sides = [
-                    stack.enter_context(_Side(model, role, first, layers, own))
-                    for model, role, own in zip((student, teacher), ("student", "teacher"), chosen, strict=True)
-                ]
-                row = sum(side.row_bytes for side in sides)
-                chunk = max(FEWEST_ROWS, min(MOST_ROWS, CHUNK_BYTES // max(row, 1)))
-            for part in parts_of(given, min(chunk, rows - seen)):
-                cka.add_grams(*(side.grams(part) for side in sides))
-                seen += rows_of(part)
-                if seen >= rows or over():
-                    break
-            if sides and (seen >= rows or over()):
-                break
-    if not seen:
-        raise NoLook(f"no batch of the evaluation data has {FEWEST_ROWS} rows, so no layers can be compared")
-    return sides[0].labels, sides[1].labels, cka.values().tolist()
+    def make(which: int, first: Any, chosen: Sequence[str] | None) -> _Side:
+        return _Side((student, teacher)[which], ("student", "teacher")[which], first, layers, chosen)
+
+    return similar_layers.bounded_similarity(inputs, MinibatchCKA(), make, rows=rows, names=names, over=over)
 
 
-def parts_of(given: Any, size: int) -> Iterator[Any]:
-    """Inputs in parts of so many rows; a last part that is too short for an estimate is left out."""
-    count = rows_of(given)
-    for first in range(0, count, max(size, FEWEST_ROWS)):
-        last = min(first + max(size, FEWEST_ROWS), count)
-        if last - first >= FEWEST_ROWS:
-            yield part_of(given, first, last)
-
-
-def part_of(given: Any, first: int, last: int) -> Any:
-    """Some rows of inputs; what has another number of rows stays whole."""
-    count = rows_of(given)
-
-    def cut(tensor: Any) -> Any:
-        return tensor[first:last] if len(tensor.shape) and tensor.shape[0] == count else tensor
-
-    return map_leaves(is_array, cut, given)
-
-
-class _Side:
-    """One model with hooks on the layers that are compared; a context, within which they stand.
-
-    Args:
-        model: of Keras, built.
-        role: for messages.
-        first: a few rows, by which layers are found.
-        most: layers, at most.
-        names: those that are chosen already.
-
-    Attributes:
-        labels: the layers, in the order in which they run.
-        row_bytes: of their features for a row.
-    """
+class _Side(similar_layers.Side):
+    separator = "/"
 
     def __init__(self, model: Any, role: str, first: Any, most: int, names: Sequence[str] | None) -> None:
-        self._taps = TeacherTaps(model, role)
-        self.row_bytes = 0
-        found = self._found(first, most, None if names is None else set(names))
-        if names is not None and list(found) != list(names):  # a new model may give the same layers other names
-            found = self._found(first, most, None)
-        if not found:
-            raise NoLook(f"the {role} has no layer that gives a feature with the batch first")
-        self._layers = found
-        self.labels = list(found)
+        self._model = model
+        super().__init__(TeacherTaps(model, role), first, most, names)
 
-    def __enter__(self) -> _Side:
-        self._taps.attach(list(dict.fromkeys((name, False) for name, _ in self._layers.values())))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._taps.detach()
-
-    def grams(self, given: Any) -> list[NDArray[Any]]:
-        """The matrix of each layer."""
-        count = rows_of(given)
-        self._run(given)
-        try:
-            return [centered_gram(self._feature(*layer, count)) for layer in self._layers.values()]
-        finally:
-            self._taps.release()
+    def _names(self) -> Iterable[str]:
+        return list(named_layers(self._model))
 
     def _run(self, given: Any) -> None:
-        args, kwargs = as_call(self._taps.model, given)
+        args, kwargs = as_call(self._model, given)
         self._taps.run(None, *args, training=False, **kwargs)
 
-    def _feature(self, name: str, selector: str, rows: int) -> Any:
-        calls = self._taps.slots[name, False].read()
-        found = dict(features(calls[-1], rows)).get(selector) if calls else None
-        if found is None:
-            raise NoLook(f"the {self._taps.role}'s layer {name!r} gave a feature in the first batch and none later")
-        return found
+    def _features(self, value: Any, rows: int) -> Iterator[tuple[str, Any]]:
+        return features(value, rows)
 
-    def _found(self, first: Any, most: int, names: set[str] | None) -> dict[str, tuple[str, str]]:
-        """Layer and selector by label; of layers with the same numbers the outermost, evenly along the depth."""
-        self._taps.attach([(name, False) for name in named_layers(self._taps.model) if name])
-        try:
-            self._run(first)
-            seen: dict[Any, tuple[str, str, int]] = {}
-            for name, _ in self._taps.order():
-                calls = self._taps.slots[name, False].read()
-                for selector, feature in features(calls[-1], FEWEST_ROWS) if calls else ():
-                    if not np.isfinite(np.asarray(feature, np.float32)).all():
-                        continue
-                    label = _label(name, selector)
-                    key = label if names is not None else _sampled(feature)
-                    if key not in seen or name.count("/") < seen[key][0].count("/"):
-                        width = int(np.prod(feature.shape[1:])) * feature.dtype.size
-                        seen[key] = name, selector, width
-        finally:
-            self._taps.detach()
-        chosen = list(seen.values())
-        if names is not None:
-            chosen = [one for one in chosen if _label(*one[:2]) in names]
-        chosen = evenly(chosen, most)
-        self.row_bytes = sum(width for _, _, width in chosen)
-        return {_label(name, selector): (name, selector) for name, selector, _ in chosen}
+    def _gram(self, feature: Any) -> NDArray[Any]:
+        return centered_gram(feature)
 
+    def _flat(self, feature: Any) -> Any:
+        flat = np.asarray(feature, np.float32).reshape(-1).astype(np.float64)
+        return flat if np.isfinite(flat).all() else None
 
-def _label(name: str, selector: str) -> str:
-    return f"{name}[{selector}]" if selector else name
-
-
-def _sampled(feature: Any) -> Any:
-    """What tells features with other numbers apart: a few of them, in the order of memory of each row."""
-    flat = np.asarray(feature).reshape(-1)
-    return len(flat), flat[:: max(1, len(flat) // _SAMPLED)].astype(np.float64).tobytes()
+    def _row_bytes(self, feature: Any) -> int:
+        return int(np.prod(feature.shape[1:])) * int(feature.dtype.size)

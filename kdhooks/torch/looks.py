@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from kdhooks.compared import NoLook, SeenRows
+from kdhooks.compared.similar_layers import part_of, rows_of
 from kdhooks.criterion import teachers_by_name
 from kdhooks.loop.batches import Batch
 from kdhooks.torch.evaluation import Evaluation, evaluator
 from kdhooks.torch.observation.untouched import untouched
 from kdhooks.torch.outputs import logits_of
-from kdhooks.torch.similar_layers import bounded_similarity, part_of
-from kdhooks.torch.similarity import rows_of
+from kdhooks.torch.similar_layers import bounded_similarity
 from kdhooks.torch.wrappers import compiled_parts, inside, something_was_traced
 
 _NO_DATA = "there are no evaluation data: set eval_dataloader, or name a dataset in evaluation.accuracy.dataloader"
