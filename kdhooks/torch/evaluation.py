@@ -117,6 +117,15 @@ class Evaluation:
             self._generators.set_rng_state(generators)
         return values, self._metrics.score(values), self.higher_is_better
 
+    @contextmanager
+    def by_itself(self) -> Iterator[None]:
+        """Within the block metrics don't gather what other processes have, which are not evaluating."""
+        self._metrics.alone = True
+        try:
+            yield
+        finally:
+            self._metrics.alone = False
+
     def _measure(self, model: nn.Module) -> None:
         forward = self.forward_of(model)
         for parts in self.batches():

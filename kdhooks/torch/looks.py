@@ -122,7 +122,7 @@ class TorchLooks:
     def metrics(self, model: nn.Module) -> dict[str, float]:
         """What the evaluation finds of a model."""
         data = self._data
-        with self._looking(), self._backend.evaluation_mode(model):
+        with self._looking(), self._backend.evaluation_mode(model), data.by_itself():  # only rank 0 looks
             return data(model)[0]
 
     def bytes_of(self, model: nn.Module) -> int:

@@ -43,6 +43,9 @@ class MetricSet(Scores):
     Args:
         settings: one or more metrics with their weights.
 
+    Attributes:
+        alone: whether values are those of this process, where metrics would gather those of all that train together.
+
     >>> from kdhooks.config.model import Named
     >>> metrics = MetricSet([MetricSettings(Named("topk", {"": [1, 2]}))])
     >>> metrics.update(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4]]), torch.tensor([1, 2]))
@@ -52,6 +55,7 @@ class MetricSet(Scores):
 
     def __init__(self, settings: Sequence[MetricSettings]) -> None:
         super().__init__(settings, entries_of)
+        self.alone = False
         self.reset()
 
     def reset(self) -> None:
@@ -101,6 +105,8 @@ class MetricSet(Scores):
             entry.metric = entry.build(classes)
             if isinstance(entry.metric, torch.nn.Module):
                 entry.metric.to(device)
+            if self.alone:  # what a metric of torchmetrics asks before it waits for others
+                entry.metric.distributed_available_fn = _is_alone
 
     def _inside(self, target: Tensor, classes: int) -> Tensor:
         """Targets without the impossible ones, which are counted on the device for `compute`."""
@@ -144,6 +150,10 @@ class MetricSet(Scores):
         if number != number and isinstance(rows, Tensor) and not int(rows):
             raise DataError("there is nothing to evaluate: no row of the evaluation data has a label")
         return number
+
+
+def _is_alone() -> bool:
+    return False
 
 
 def _rows(output: Tensor, target: Tensor) -> tuple[int, Tensor, Tensor]:

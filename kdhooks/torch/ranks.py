@@ -8,6 +8,7 @@ exchanged, never pickled objects.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from kdhooks.messages import logger
 from kdhooks.torch.sharding import broadcast_buffers, is_sharded, sharded_modules
 from kdhooks.torch.together import check_alike
+
+_STORES: dict[tuple[str, ...], Any] = {}
+"""Where processes find each other, by the place that a launcher has named; kept for as long as the process lives."""
+_GROUPS = itertools.count()
 
 
 class Ranks:
@@ -160,17 +165,20 @@ class Ranks:
 
 
 def _start(backend: str) -> None:
-    """A process group of the processes of a launcher, as often as it starts them again.
+    """A process group of the processes of a launcher, as often as it starts them again and they train.
 
     torchrun keeps its store from one start to the next: a rank that is quicker than another would read the address that
-    the other had before. So each start has keys of its own.
+    the other had before. So each start, and each group of one, has keys of its own. The store stays open: a rank that
+    is ready for its next group would otherwise meet the store that a slower rank is about to close.
     """
-    store, rank, size = next(rendezvous("env://"))
+    place = tuple(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE"))
+    if place not in _STORES:
+        _STORES[place] = next(rendezvous("env://"))
+    store, rank, size = _STORES[place]
     stores: Any = dist  # torch says nothing about this class's type
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group(
-        backend, store=stores.PrefixStore(f"kdhooks start {attempt}", store), rank=rank, world_size=size
-    )
+    keys = f"kdhooks start {attempt}, group {next(_GROUPS)}"
+    dist.init_process_group(backend, store=stores.PrefixStore(keys, store), rank=rank, world_size=size)
 
 
 @contextmanager
