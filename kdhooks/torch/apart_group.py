@@ -37,15 +37,19 @@ class ApartGroup:
         self._number = number
         self._group: dict[str, Any] | None = None
         self._scalers: list[Any] | None = None
-        self._handles = [
-            optimizer.register_step_pre_hook(self._enter),
-            optimizer.register_step_post_hook(self._leave),
-        ]
+        self._handle = optimizer.register_step_pre_hook(self._enter)
 
     def add(self, parameters: list[nn.Parameter], state: dict[Tensor, Any]) -> None:
         """More parameters, and what an earlier run's optimizer kept for them."""
         self.parameters += parameters
         self.state |= state
+
+    def end_step(self, optimizer: Optimizer) -> None:
+        """The optimizer has stepped; parameters that came while it did, from within a closure, step now."""
+        missed = [one for one in self.parameters if self._group is None or not _stands_in(one, self._group)]
+        self._leave(optimizer)
+        if missed:
+            self._step_alone(optimizer, missed)
 
     def remove(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
         """Parameters are trained no longer."""
@@ -55,19 +59,36 @@ class ApartGroup:
         self.state = {one: value for one, value in self.state.items() if id(one) not in gone}
 
     def end(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
+        """Take the hook off."""
+        self._handle.remove()
 
     def _enter(self, optimizer: Optimizer, args: Any = None, kwargs: Any = None) -> None:
         self._leave(optimizer)  # a step that failed has left it
         self._unscale(optimizer)
-        options = {key: value for key, value in optimizer.param_groups[self._number].items() if key not in _KEPT_OUT}
-        self._group = {**options, "params": list(self.parameters)}
-        optimizer.state.update(self.state)
+        self._group = self._group_of(optimizer, self.parameters)
         optimizer.param_groups.append(self._group)
 
-    def _leave(self, optimizer: Optimizer, args: Any = None, kwargs: Any = None) -> None:
+    def _group_of(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> dict[str, Any]:
+        """A group of some of them with the options of the sharded ones; their state is in the optimizer from now on."""
+        options = {key: value for key, value in optimizer.param_groups[self._number].items() if key not in _KEPT_OUT}
+        optimizer.state.update({one: self.state[one] for one in parameters if one in self.state})
+        return {**options, "params": list(parameters)}
+
+    def _step_alone(self, optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+        """The optimizer's own step, without its hooks and its other groups."""
+        step: Any = getattr(type(optimizer).step, "__wrapped__", None)
+        if step is None:  # an optimizer without hooks around its step, which has none of ours either
+            return
+        groups = list(optimizer.param_groups)
+        self._group = self._group_of(optimizer, parameters)
+        optimizer.param_groups[:] = [self._group]
+        try:
+            step(optimizer)
+        finally:
+            optimizer.param_groups[:] = groups
+            self._leave(optimizer)
+
+    def _leave(self, optimizer: Optimizer) -> None:
         group, self._group = self._group, None
         if group is None:
             return
@@ -88,6 +109,10 @@ class ApartGroup:
                 for parameter in self.parameters:
                     if parameter.grad is not None:
                         parameter.grad = _divided(parameter.grad, scaler._scale)
+
+
+def _stands_in(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
+    return any(one is parameter for one in group["params"])
 
 
 def _divided(gradient: Tensor, scale: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ class Host:
         return {id(parameter) for parameters in self.guests for parameter in parameters}
 
     def _clear(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._apart is not None:
+            self._apart.end_step(optimizer)
         for parameters in self.guests:
             for parameter in parameters:
                 parameter.grad = None
