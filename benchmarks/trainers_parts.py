@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.alternate import Aim, Side, alternate, figures
+from benchmarks.resnet import ResNet
 
 TEMPERATURE, WEIGHTS = 4.0, (0.1, 0.9)
 CONF: dict[str, Any] = {
@@ -24,27 +25,25 @@ CONF: dict[str, Any] = {
         }
     }
 }
-FEATURES, CLASSES, ROWS = 784, 10, 128
+CLASSES, ROWS = 100, 32
 AT_MOST = 1.03
 """What the hooks in a trainer may cost, against the same trainer with the loss by hand."""
 
 
 def student() -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(FEATURES, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, CLASSES))
+    return ResNet(20, classes=CLASSES)
 
 
 def teacher() -> nn.Module:
     torch.manual_seed(2)
-    return nn.Sequential(
-        nn.Linear(FEATURES, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, CLASSES)
-    )
+    return ResNet(56, classes=CLASSES)
 
 
 def rows(steps: int) -> tuple[Tensor, Tensor]:
-    """As many rows as these steps need."""
+    """As many images [N, 3, 32, 32] as these steps need, and their labels."""
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(steps * ROWS, FEATURES, generator=generator)
+    x = torch.randn(steps * ROWS, 3, 32, 32, generator=generator)
     return x, torch.randint(CLASSES, (steps * ROWS,), generator=generator)
 
 
