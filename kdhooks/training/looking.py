@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -53,6 +54,10 @@ class ValidationRows:
     def count_batches(self) -> int | None:
         """How many there are, where the loader tells."""
         return len(self.loader) if hasattr(self.loader, "__len__") else None
+
+    def by_itself(self) -> AbstractContextManager[None]:
+        """Within the block nothing waits for other processes, as nothing here does anyway."""
+        return nullcontext()
 
     def __call__(self, model: nn.Module) -> tuple[dict[str, float], float, bool]:
         """What the validation finds; of the student it stands in the history."""
