@@ -5,8 +5,6 @@ Run: python -m benchmarks.trainers_accelerate [--steps 40] [--rounds 30]
 
 from __future__ import annotations
 
-import argparse
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +15,8 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.alternate import Side, ratios_table, times_table
-from benchmarks.trainers_parts import CONF, ROWS, by_hand, compared, rows, student, teacher
+from benchmarks.alternate import Side
+from benchmarks.trainers_parts import CONF, ROWS, by_hand, compared, main, rows, student, teacher
 from kdhooks.integrations.accelerate import Distilled
 
 
@@ -58,17 +56,5 @@ def run(steps: int, rounds: int) -> dict[str, Any]:
     return compared("Accelerate", script(steps, hooks=False), script(steps, hooks=True), rounds)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=30)
-    options = parser.parse_args()
-    logging.getLogger("kdhooks").setLevel(logging.WARNING)  # no table an epoch
-    found = run(options.steps, options.rounds)
-    print(times_table(found, "Accelerate, the loss by hand"))
-    print(ratios_table(found["ratios"]))
-
-
 if __name__ == "__main__":
-    main()
+    main("Accelerate", __doc__, run)

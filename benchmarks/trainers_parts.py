@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.alternate import Aim, Side, alternate, figures
+from benchmarks.alternate import Aim, Side, alternate, figures, ratios_table, times_table
 from benchmarks.resnet import ResNet
 
 TEMPERATURE, WEIGHTS = 4.0, (0.1, 0.9)
@@ -60,3 +63,15 @@ def compared(trainer: str, hand: Side, hooks: Side, rounds: int) -> dict[str, An
     name = f"{trainer} with kdhooks"
     sides = {f"{trainer}, the loss by hand": hand, name: hooks}
     return figures(alternate(sides, rounds), [Aim(name, f"{trainer}, the loss by hand", AT_MOST)])
+
+
+def main(trainer: str, description: str | None, run: Callable[[int, int], dict[str, Any]]) -> None:
+    """Measure a trainer as its command line says, and print."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=30)
+    options = parser.parse_args()
+    logging.getLogger("kdhooks").setLevel(logging.WARNING)  # no table an epoch
+    found = run(options.steps, options.rounds)
+    print(times_table(found, f"{trainer}, the loss by hand"))
+    print(ratios_table(found["ratios"]))

@@ -5,16 +5,14 @@ Run: python -m benchmarks.trainers_skorch [--steps 40] [--rounds 30]
 
 from __future__ import annotations
 
-import argparse
-import logging
 from typing import Any
 
 import torch
 from skorch import NeuralNetClassifier
 from torch import Tensor, nn
 
-from benchmarks.alternate import Side, ratios_table, times_table
-from benchmarks.trainers_parts import CONF, ROWS, by_hand, compared, rows, student, teacher
+from benchmarks.alternate import Side
+from benchmarks.trainers_parts import CONF, ROWS, by_hand, compared, main, rows, student, teacher
 from kdhooks.integrations.skorch import DistillationCallback
 
 
@@ -52,17 +50,5 @@ def run(steps: int, rounds: int) -> dict[str, Any]:
     return compared("skorch", net(steps, hooks=False), net(steps, hooks=True), rounds)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=30)
-    options = parser.parse_args()
-    logging.getLogger("kdhooks").setLevel(logging.WARNING)  # no table an epoch
-    found = run(options.steps, options.rounds)
-    print(times_table(found, "skorch, the loss by hand"))
-    print(ratios_table(found["ratios"]))
-
-
 if __name__ == "__main__":
-    main()
+    main("skorch", __doc__, run)

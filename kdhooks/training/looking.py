@@ -17,7 +17,6 @@ from kdhooks.torch.placement import batch_mover
 from kdhooks.training.batches import Calls
 from kdhooks.training.outputs import as_logits
 
-_NO_DATA = "there are no evaluation data: val_data_loaders is None"
 _OWN_TEST = "inference_pipeline tests the student, and nothing else is asked of it"
 
 
@@ -76,15 +75,10 @@ class TrainingLooks(TorchLooks):
         NoLook: a model is spread over processes, or has no parameters yet.
     """
 
+    no_data = "there are no evaluation data: val_data_loaders is None"
+
     def __init__(self, distiller: Any, loader: Any, calls: Calls) -> None:
         super().__init__(distiller, distiller.backend)
         if isinstance(loader, Iterator):
             raise NoLook("the first of val_data_loaders is an iterator, which can be gone through once")
-        self._rows = None if loader is None else ValidationRows(loader, calls)
-        self._evaluation: Any = self._rows
-
-    @property
-    def _data(self) -> Any:
-        if self._rows is None:
-            raise NoLook(_NO_DATA)
-        return self._rows
+        self._evaluation: Any = None if loader is None else ValidationRows(loader, calls)
