@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import numpy
@@ -25,6 +26,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("kdhooks", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kdhooks")
+
+
+APART = ("tests/docs/", "tests/examples/", "tests/system/")
+"""Folders whose files are long and whose tests share little."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n`, the tests of a file run in one process, so that what they share is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if nodeid.startswith(APART) else nodeid.split("::", 1)[0]
+
+    config.option.loadscopereorder = False  # the folders that are cut finest stand last, and fill both ends
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

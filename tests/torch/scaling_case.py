@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,21 @@ def sharded(model: Any, **options: Any) -> Any:
     return fully_shard(model, mesh=mesh, **options)
 
 
+class Settled(TorchDispatchMode):
+    """Every collective has ended, and its thread has let go of it, before this thread goes on.
+
+    The profiler sees what its own thread allocates and frees. Whichever of two threads lets go of a tensor last frees
+    it: were that the collective's, the tensor would seem to stay.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func.namespace == "c10d":
+            (found[-1] if isinstance(found, (list, tuple)) else found).wait()
+            time.sleep(0.03)
+        return found
+
+
 class Sent(TorchDispatchMode):
     """Counts the bytes that collectives carry, as a ring of these ranks sends them."""
 
@@ -101,7 +117,7 @@ class Sent(TorchDispatchMode):
 
 def allocated(function: Callable[[], Any]) -> tuple[Any, int, int]:
     """What a function returns, the bytes that it leaves allocated, and the most on the way, all of C++ too."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found, Settled():
         result = function()
         gc.collect()
     assert found.profiler is not None and found.profiler.kineto_results is not None
