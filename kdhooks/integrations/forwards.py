@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdhooks.errors import UsageError
 from kdhooks.torch.taps import ForwardHook
 from kdhooks.torch.wrappers import inside
 
@@ -59,6 +60,9 @@ def trains() -> bool:
 def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A call's arguments as one input: the only one, a tuple, or a mapping by the names of the model's own forward.
 
+    Raises:
+        UsageError: some have no name in the model's forward, others are named.
+
     >>> model = nn.Linear(1, 1)
     >>> input_of(model, (1,), {}), input_of(model, (1, 2), {}), input_of(model, (), {"input": 1})
     (1, (1, 2), {'input': 1})
@@ -71,6 +75,11 @@ def input_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     own, *_ = bound.signature.parameters
     named = {name: value for name, value in bound.arguments.items() if name != own}
     for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL and parameter.name in named:
+            raise UsageError(
+                f"the student {type(inside(module)).__name__} is called with *{parameter.name} and with named "
+                "arguments, which can't be handed on to the teacher together: name them all"
+            )
         if parameter.kind is parameter.VAR_KEYWORD:
             named |= named.pop(parameter.name, {})
     return named

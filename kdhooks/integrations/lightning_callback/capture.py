@@ -6,7 +6,6 @@ checkpointing. The hook stands on the module that the ``LightningModule`` calls;
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from kdhooks.errors import UsageError
+from kdhooks.integrations.forwards import input_of, trains
 from kdhooks.torch.taps import ForwardHook
-from kdhooks.torch.wrappers import compiled_parts, inside, something_was_traced
+from kdhooks.torch.wrappers import compiled_parts, something_was_traced
 
 
 class Capture:
@@ -53,7 +53,6 @@ class Capture:
         self.output: Any = None
         self._inside = False
         self._edges: list[Any] = []
-        self._signature: inspect.Signature | None = None
         self._handles: list[Any] = [
             student.register_forward_pre_hook(_Begin(self), prepend=True),
             student.register_forward_hook(_End(self), with_kwargs=True),
@@ -83,7 +82,7 @@ class Capture:
 
     def counts(self) -> bool:
         """Whether a forward that happens now is one for a loss."""
-        return self.in_step and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1
+        return self.in_step and trains()
 
     def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Take a forward.
@@ -99,7 +98,7 @@ class Capture:
                 "the teacher follows one forward. Put both inputs into one batch, run what needs no gradients under "
                 "torch.no_grad(), or follow the last one with DistillationCallback(distiller, several_forwards=True)"
             )
-        self.input, self.output = self._as_input(args, kwargs), output
+        self.input, self.output = input_of(self.student, args, kwargs), output
         self._edges = []
 
     def take(self) -> tuple[Any, Any]:
@@ -146,27 +145,6 @@ class Capture:
             f"what the student is: say which, as in DistillationCallback(distiller, student={self.name!r}), or make "
             "one module of them"
         )
-
-    def _as_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The arguments as one value: one of them by itself, several as a tuple, named ones as a dict."""
-        if not kwargs:
-            alone = len(args) == 1 and not isinstance(args[0], (tuple, list, Mapping))
-            return args[0] if alone else args
-        if not args:
-            return kwargs
-        if self._signature is None:
-            self._signature = inspect.signature(inside(self.student).forward)
-        bound = self._signature.bind(*args, **kwargs).arguments
-        named: dict[str, Any] = {}
-        for name, value in bound.items():
-            kind = self._signature.parameters[name].kind
-            if kind is inspect.Parameter.VAR_POSITIONAL:
-                raise UsageError(
-                    f"training_step calls the student {self.name!r} with *{name} and with named arguments, which "
-                    "can't be handed on to the teacher together: name them all"
-                )
-            named |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-        return named
 
 
 def _tensors(value: Any) -> Iterable[Tensor]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
+from kdhooks.integrations.forwards import trains
 from kdhooks.torch.wrappers import inside
 
 
@@ -29,7 +29,7 @@ class Seen:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """As a forward hook."""
-        if torch.is_grad_enabled():
+        if trains():
             self.args, self.kwargs, self.output, self.happened = args, kwargs, output, True
 
 
