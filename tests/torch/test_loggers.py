@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,9 +129,11 @@ def test_wandb_writes_a_run_offline(tmp_path: Path) -> None:
     distiller.fit()
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     identity = read_run(tmp_path)["resume"]["loggers"]["wandb"]["id"]
-    content = (folder / f"run-{identity}.wandb").read_bytes()
-    for word in (b"loss/KL", b"evaluation/top1", b"learning_rate", b"distillation.train.end_epoch", b"tiny"):
-        assert word in content
+    words = {b"loss/KL", b"evaluation/top1", b"learning_rate", b"distillation.train.end_epoch", b"tiny"}
+    end = time.monotonic() + 30
+    while missing := {word for word in words if word not in (folder / f"run-{identity}.wandb").read_bytes()}:
+        assert time.monotonic() < end, missing
+        time.sleep(0.01)  # the service of wandb writes the file after `finish` has returned
     assert not list(folder.rglob("requirements.txt")) and not list(folder.rglob("wandb-metadata.json"))
 
 
