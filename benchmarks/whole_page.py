@@ -74,7 +74,9 @@ def differences(found: Mapping[str, Any]) -> str:
     each = ", ".join(f"{value:+.2f}" for value in apart)
     error = ""
     if len(apart) > 1:
-        error = f" with a standard error of {statistics.stdev(apart) / len(apart) ** 0.5:.2f}"
+        likely = statistics.stdev(apart) / len(apart) ** 0.5
+        error = f" with a standard error of {likely:.2f}"
+        reached += ", by less than this error" if -likely < mean < 0 else ""
     return (
         f"Accuracy over the student of the live fp32 teacher, seed by seed: {each} points,\nin the mean {mean:+.2f}"
         f"{error}. No worse: {reached}.\n\n"
@@ -141,7 +143,8 @@ def _times(images: Mapping[str, Any]) -> str:
     """What the time of the runs says, where it was measured on a machine that did nothing else."""
     if not any(side["seconds"] for side in images["sides"].values()):
         return "Only accuracy was measured: the machine did other work at the same time, so times say nothing."
-    return f"""{ratios_table(ratios("images", images))}
+    made = ratios("images", images)
+    return f"""{ratios_table(made) if made else "No ratio: the plain loop was not run here."}
 
 The ledger of our last run, whose store took {images.get("store_mb", 0.0):.1f} MB:
 
