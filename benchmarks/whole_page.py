@@ -39,14 +39,22 @@ def summary(runs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def pairs(found: Mapping[str, Any], of: str, to: str, what: str) -> list[tuple[float, float]]:
+    """What two sides found with the same seeds; empty where one was not run."""
+    sides = found["sides"]
+    if of not in sides or to not in sides:
+        return []
+    one, other = (dict(zip(sides[side]["seeds"], sides[side][what], strict=False)) for side in (of, to))
+    return [(one[seed], other[seed]) for seed in one if seed in other]
+
+
 def ratios(kind: str, found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Ratios of whole runs, seed by seed."""
-    sides = found["sides"]
     made = []
     for of, to, at_most in AIMS[kind]:
-        if of in sides and to in sides and sides[of]["seconds"]:
-            pairs = zip(sides[of]["seconds"], sides[to]["seconds"], strict=True)
-            told = spread(one / other for one, other in pairs)
+        timed = pairs(found, of, to, "seconds")
+        if timed:
+            told = spread(one / other for one, other in timed)
             made.append({"of": TITLES[of], "to": TITLES[to], "at_most": at_most, **told})
     return made
 
@@ -65,11 +73,9 @@ def table(found: Mapping[str, Any]) -> str:
 
 def differences(found: Mapping[str, Any]) -> str:
     """The paired differences of accuracy to the live teacher's student, where there are any."""
-    sides = found["sides"]
-    if "kdhooks" not in sides or "live" not in sides:
+    apart = [one - other for one, other in pairs(found, "kdhooks", "live", "accuracy")]
+    if not apart:
         return ""
-    pairs = zip(sides["kdhooks"]["accuracy"], sides["live"]["accuracy"], strict=True)
-    apart = [one - other for one, other in pairs]
     mean, reached = statistics.fmean(apart), "yes" if statistics.fmean(apart) >= 0 else "**no**"
     each = ", ".join(f"{value:+.2f}" for value in apart)
     error = ""
@@ -91,9 +97,9 @@ def goals(found: Mapping[str, Any]) -> list[Goal]:
         made += of_ratios({"ratios": ratios("images", found["images"])}, f"{told}, images")
     for width, texts in found.get("text", {}).items():
         made += of_ratios({"ratios": ratios("text", texts)}, f"{told}, text, student of width {width}")
-    sides = found.get("images", {}).get("sides", {})
-    if "kdhooks" in sides and "live" in sides:
-        apart = statistics.fmean(sides["kdhooks"]["accuracy"]) - statistics.fmean(sides["live"]["accuracy"])
+    accuracies = pairs(found.get("paired") or found.get("images", {"sides": {}}), "kdhooks", "live", "accuracy")
+    if accuracies:
+        apart = statistics.fmean(one - other for one, other in accuracies)
         made.append(Goal("accuracy over the live fp32 teacher's student", apart, 0.0, " points", at_least=True))
     return made
 
@@ -106,10 +112,20 @@ def section(found: Mapping[str, Any]) -> str:
 {found["epochs"]} epochs of `fit()` from an empty store, `teacher: {{precision: auto, channels_last: auto}}`, the same
 two for `train:`, `replays: 2`, against a plain fp32 loop that has **no teacher at all**. Whole runs in turn, the order
 swapped from seed to seed; the time is all of `fit()`, with the choices of auto and the ledger, without evaluation.
-Ratios are medians over the seeds' own ratios."""
+Ratios are medians over the seeds' own ratios. Where a processor computes bf16 no faster than fp32, auto keeps fp32, and
+the student's own steps take nearly all of the time."""
     ]
     if "images" in found:
         parts.append(_images(found))
+    if "paired" in found:
+        parts.append(
+            f"""For the accuracy, our distilled side and the live teacher's in runs of their own, with the same settings and
+seeds:
+
+{table(found["paired"])}
+
+{differences(found["paired"])}""".rstrip()
+        )
     if "text" in found:
         parts.append(
             f"""### Text

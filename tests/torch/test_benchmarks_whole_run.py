@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import whole_page
+from benchmarks import whole_page, whole_run
 
 
 def images(ours: list[float], live: list[float]) -> dict[str, Any]:
@@ -44,3 +46,24 @@ def test_sides_that_were_not_run_leave_no_ratio() -> None:
     page = whole_page.section(found)
     assert "No ratio: the plain loop was not run here." in page and "a ledger" in page and "at most" not in page
     assert [goal.what for goal in whole_page.goals(found)] == ["accuracy over the live fp32 teacher's student"]
+
+
+def test_only_runs_of_the_same_seed_are_compared() -> None:
+    found = images([91.0, 92.0, 93.0], [90.0, 90.0, 90.0])
+    found["sides"]["live"] = {"seconds": [4.0], "accuracy": [90.5], "seeds": [1]}
+    assert whole_page.pairs(found, "kdhooks", "live", "accuracy") == [(92.0, 90.5)]
+    assert whole_page.pairs(found, "kdhooks", "live", "seconds") == [(2.0, 4.0)]
+    found["sides"]["live"]["seconds"] = []  # of which only the accuracy counts
+    assert whole_page.pairs(found, "kdhooks", "live", "seconds") == []
+
+
+def test_accuracies_of_another_run_are_shown_apart(tmp_path: Path) -> None:
+    file = tmp_path / "paired.json"
+    file.write_text(json.dumps({"images": images([90.0, 92.0], [91.0, 89.0])}))
+    timed = images([91.0], [92.0])
+    del timed["sides"]["live"]
+    found = {"epochs": 1, "rows": 8, "depths": [8, 14], "images": timed, "paired": whole_run.accuracies(file)}
+    page = whole_page.section(found)
+    assert "| kdhooks, fp32, live teacher | – | – | 91.00, 89.00 | 90.00 |" in page
+    assert "in runs of their own" in page and page.endswith("No worse: yes.") and page.count("No worse") == 1
+    assert [goal.value for goal in whole_page.goals(found)] == [1.0]
