@@ -119,8 +119,8 @@ the student's own steps take nearly all of the time."""
         parts.append(_images(found))
     if "paired" in found:
         parts.append(
-            f"""For the accuracy, our distilled side and the live teacher's in runs of their own, with the same settings and
-seeds:
+            f"""For the accuracy, our distilled side and the live teacher's in runs of their own, with the same settings
+and seeds:
 
 {table(found["paired"])}
 
