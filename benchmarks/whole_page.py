@@ -120,7 +120,8 @@ the student's own steps take nearly all of the time."""
     if "paired" in found:
         parts.append(
             f"""For the accuracy, our distilled side and the live teacher's in runs of their own, with the same settings
-and seeds:
+and seeds. A seed that stands in both tables shows what rounding alone does, where auto chose another format for the
+teacher:
 
 {table(found["paired"])}
 
