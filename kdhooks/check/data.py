@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kdhooks.check.observation import Array, DataFacts, InputFacts, Observation
-from kdhooks.check.report import Finding, some
+from kdhooks.check.report import Finding, Severity, some
 
 _FEWEST = 16  # rows that an order can be seen in
 
@@ -112,9 +112,9 @@ def _labels(data: DataFacts, classes: int, weight: float, regression: bool) -> I
         )
     labelled = data.labelled
     if len(labelled) == 0:
-        severity = "warning" if weight else "info"
+        severity: Severity = "warning" if weight else "info"
         yield Finding(
-            severity,  # type: ignore[arg-type]
+            severity,
             "labels",
             f"none of the {len(data.labels)} labels counts (all are {data.ignore_index}): the loss against the target "
             "is 0",

@@ -9,7 +9,7 @@ import numpy as np
 from kdhooks.check.advice import advice
 from kdhooks.check.observation import Array, ModelFacts, Observation, TermFacts
 from kdhooks.check.permutation import other_class_order
-from kdhooks.check.report import Finding, some
+from kdhooks.check.report import Finding, Severity, some
 
 _FEWEST = 32  # labelled positions that an accuracy is judged by
 
@@ -155,8 +155,8 @@ def _outputs(model: ModelFacts, terms: tuple[TermFacts, ...], framework: str) ->
             "return the layer before the log-softmax" if compared else "",
         )
     if np.ptp(finite, axis=0).max() <= 1e-6 * (1 + np.abs(finite).max()):
-        severity = "warning" if model.name == "student" else "error"
-        yield Finding(severity, "constant", f"{name} returns the same logits for every input")  # type: ignore[arg-type]
+        severity: Severity = "warning" if model.name == "student" else "error"
+        yield Finding(severity, "constant", f"{name} returns the same logits for every input")
 
 
 def returns_probabilities(model: ModelFacts) -> bool:

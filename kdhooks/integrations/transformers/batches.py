@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from kdhooks.integrations.forwards import input_of
 from kdhooks.torch.outputs import logits_of
 from kdhooks.torch.student_loss import UNLABELLED
 from kdhooks.torch.wrappers import inside
@@ -113,15 +114,13 @@ def student_input(student: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
         args: of its forward.
         kwargs: of its forward.
         labels: what the `Trainer` calls labels.
+
+    Raises:
+        UsageError: some of what is left has no name in the student's forward, and some is named.
     """
     without = {*_OF_THE_LOSS, *labels}
     named = {name: value for name, value in kwargs.items() if name not in without}
-    if not args:
-        return named
-    if not named:
-        return args[0] if len(args) == 1 else tuple(args)
-    names = [name for name in inspect.signature(inside(student).forward).parameters if name not in kwargs]
-    return {**dict(zip(names, args, strict=False)), **named}
+    return input_of(student, tuple(args), named)
 
 
 class TeacherInputs:
